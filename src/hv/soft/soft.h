@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * soft.h - VM and vCPU of the soft engine, and the seams between its parts
+ *
+ * Who owns what:
+ *   soft.c       engine entry points, run loop around the interpreter
+ *   mem.c tlb.c  guest-physical slots, page metadata, software TLB, slow paths
+ *   cache.c      decoded blocks
+ *   x86/decode.c bytes -> struct insn (Zydis), asks the binders for a handler
+ *   x86/int.c    integer instructions          bind_int()
+ *   x86/sys.c    segments, far transfers, CRs  bind_sys()
+ *   x86/fpu.c    x87, MMX, SSE, AVX            bind_fpu()
+ *   x86/event.c  delivery of exceptions and interrupts, task switch
+ *   x86/paging.c the page walk
+ *   x86/lapic.c  local APIC; x86/msr.c MSRs; x86/kvmpv.c paravirtual clock
+ *
+ * How an instruction runs: the loop sets c->gpr[R_NEXT] to the address of the
+ * next instruction and calls insn->fn(c, insn).  A handler that branches
+ * stores to c->gpr[R_NEXT].  c->rip stays the address of the current one
+ * until the handler returns.  A handler that cannot finish (fault, exit to
+ * the caller) leaves by longjmp through x86_fault() or the memory functions,
+ * so it must not change architectural state before its last access that may
+ * fail.  (Exception: a string iteration commits its registers before the
+ * next.)  Half-done instructions with MMIO or port access are run again from
+ * the start; accesses already answered are replayed from c->replay.
+ */
+#ifndef SOFT_SOFT_H
+#define SOFT_SOFT_H
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "hv/engine.h"
+
+struct cpu;
+struct insn;
+typedef void insn_fn(struct cpu *c, const struct insn *in);
+
+enum { R_RAX, R_RCX, R_RDX, R_RBX, R_RSP, R_RBP, R_RSI, R_RDI,
+       R_ZERO = 16,	/* always 0: "no base", "no index" */
+       R_NEXT = 17,	/* next rip: base of RIP-relative operands */
+       R_COUNT = 18 };
+
+enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDT, SEG_TR,
+       SEG_COUNT, SEG_SYS /* implicit supervisor access, no segment */ };
+
+enum { FL_CF = 1, FL_PF = 4, FL_AF = 0x10, FL_ZF = 0x40, FL_SF = 0x80,
+       FL_TF = 0x100, FL_IF = 0x200, FL_DF = 0x400, FL_OF = 0x800,
+       FL_IOPL = 0x3000, FL_NT = 0x4000, FL_RF = 0x10000, FL_VM = 0x20000,
+       FL_AC = 0x40000, FL_VIF = 0x80000, FL_VIP = 0x100000, FL_ID = 0x200000,
+       FL_ARITH = 0x8d5 };
+
+enum { VEC_DE, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_DF,
+       VEC_TS = 10, VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MF = 16, VEC_AC,
+       VEC_MC, VEC_XM };
+
+#define CR0_PE BIT(0)
+#define CR0_MP BIT(1)
+#define CR0_EM BIT(2)
+#define CR0_TS BIT(3)
+#define CR0_ET BIT(4)
+#define CR0_NE BIT(5)
+#define CR0_WP BIT(16)
+#define CR0_AM BIT(18)
+#define CR0_NW BIT(29)
+#define CR0_CD BIT(30)
+#define CR0_PG BIT(31)
+#define CR4_VME BIT(0)
+#define CR4_PVI BIT(1)
+#define CR4_TSD BIT(2)
+#define CR4_DE BIT(3)
+#define CR4_PSE BIT(4)
+#define CR4_PAE BIT(5)
+#define CR4_MCE BIT(6)
+#define CR4_PGE BIT(7)
+#define CR4_PCE BIT(8)
+#define CR4_OSFXSR BIT(9)
+#define CR4_OSXMMEXCPT BIT(10)
+#define CR4_UMIP BIT(11)
+#define CR4_FSGSBASE BIT(16)
+#define CR4_PCIDE BIT(17)
+#define CR4_OSXSAVE BIT(18)
+#define CR4_SMEP BIT(20)
+#define CR4_SMAP BIT(21)
+#define EFER_SCE BIT(0)
+#define EFER_LME BIT(8)
+#define EFER_LMA BIT(10)
+#define EFER_NXE BIT(11)
+#define EFER_FFXSR BIT(14)
+#define EFER_AIBRS BIT(21)
+
+/* -- decoded instructions ------------------------------------------------- */
+
+enum { IN_LOCK = 1, IN_REP = 2, IN_REPNE = 4, IN_MEM = 8, IN_ENDS = 16,
+       IN_STI = 32 /* block interrupts for one instruction after this */ };
+
+/*
+ * 8-bit register numbers: 0-15 the low byte, 16-19 AH CH DH BH (see r8()).
+ * mem operand: address = base + (index << scale) + disp, cut to adsize, in
+ * segment seg.  Handlers get in->imm sign-extended to 64 bits as Zydis gives
+ * it (immediates that are unsigned by the architecture, such as ENTER's and
+ * RET's, are zero-extended).
+ */
+struct insn {
+	insn_fn *fn;
+	uint64_t imm;
+	int64_t disp;
+	const void *aux;	/* the binder's: a thunk, a table entry */
+	uint16_t mnemonic;	/* ZydisMnemonic */
+	uint8_t len;
+	uint8_t opsize;		/* 1 2 4 8: operand size in bytes */
+	uint8_t adsize;		/* 2 4 8 */
+	uint8_t flags;		/* IN_* */
+	uint8_t reg, rm;	/* register operands: first, second or r/m */
+	uint8_t base, index, scale, seg;
+	uint8_t imm2;		/* second immediate; or VEX.vvvv register */
+	uint8_t memsize;	/* bytes of the memory operand, 0 unknown */
+	uint8_t nops;		/* explicit operands */
+	uint8_t cpu_mode;	/* enum cpu_mode at decode time */
+	uint8_t bytes[15];	/* the instruction itself */
+};
+
+/* Zydis' view, handed to the binders only (not kept). */
+struct decoded;		/* x86/decode.h */
+
+/* -- physical memory ------------------------------------------------------ */
+
+/* One per 4 KiB page of a slot. */
+struct soft_page {
+	_Atomic uint32_t gen;	/* +1 when code in the page changes */
+	_Atomic uint32_t state;	/* PAGE_* */
+	_Atomic uint64_t granules;	/* 64-byte pieces that hold decoded code */
+};
+
+enum { PAGE_CODE = 1, PAGE_WMAP = 2 /* some TLB may hold it writable */ };
+
+struct soft_slot {
+	uint64_t gpa, size;
+	uint8_t *host;
+	unsigned flags;			/* HV_MEM_* */
+	struct soft_page *pages;
+	_Atomic uint64_t *dirty;	/* NULL without HV_MEM_LOG */
+};
+
+enum { SOFT_MAX_SLOTS = 256, SOFT_MAX_ROUTES = 1024 };
+
+struct soft_vm {
+	struct hv_vm vm;
+	pthread_mutex_t lock;		/* slots, routes, doorbells, exclusive */
+	struct soft_slot slot[SOFT_MAX_SLOTS];	/* changed in a stopped world */
+	unsigned nslots;
+	struct hv_doorbell *doorbells;
+	int *doorbell_fds;
+	unsigned ndoorbells;
+	struct { uint64_t addr; uint32_t data; int fd; } route[SOFT_MAX_ROUTES];
+	void *irqfd_thread;
+	int64_t clock_offset;		/* kvm-clock ns = CLOCK_MONOTONIC + it */
+	struct cpu *cpu[HV_MAX_VCPUS];	/* by id, set atomically */
+	_Atomic uint32_t stop_world;	/* >0: vCPUs park at block ends */
+};
+
+/* -- TLB ------------------------------------------------------------------ */
+
+enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS };
+enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_COUNT };
+
+/* t = va ^ tag; t <= 0x1000 - size: a hit inside the page; host = va + addend */
+struct tlb_entry {
+	uint64_t tag_r, tag_w, tag_x;
+	uint64_t addend;
+};
+
+/* -- replay of answered accesses ------------------------------------------ */
+
+enum { REPLAY_MAX = 160 };
+
+struct replay {
+	unsigned done;		/* answered accesses of this instruction */
+	unsigned at;		/* how many this attempt has consumed */
+	bool waiting;		/* entry [done] was handed to the caller */
+	uint64_t value[REPLAY_MAX];
+};
+
+/* -- the vCPU ------------------------------------------------------------- */
+
+struct segreg {
+	uint16_t sel;
+	uint32_t limit;		/* bytes */
+	uint32_t access;	/* as struct hv_segment */
+	uint64_t base;
+};
+
+#define SEG_A_UNUSABLE	BIT(16)
+#define SEG_A_DB	BIT(14)
+#define SEG_A_L		BIT(13)
+#define SEG_A_P		BIT(7)
+#define SEG_A_S		BIT(4)
+
+enum cpu_mode { MODE_REAL, MODE_VM86, MODE_P16, MODE_P32, MODE_C16, MODE_C32,
+		MODE_64 };
+
+enum { REQ_KICK = 1, REQ_IRQ = 2, REQ_TLB = 4, REQ_STOP = 8, REQ_INIT = 16,
+       REQ_SIPI = 32, REQ_NMI = 64, REQ_WINDOW = 128 };
+
+/* Why the interpreter was left by longjmp. */
+enum { LEAVE_FAULT = 1, LEAVE_EXIT = 2, LEAVE_RESTART = 3 };
+
+struct cpu {
+	struct hv_vcpu vcpu;
+	struct soft_vm *vm;
+
+	uint64_t gpr[R_COUNT];
+	uint64_t rip, rflags;
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
+	struct segreg seg[SEG_COUNT];
+	struct { uint64_t base; uint16_t limit; } gdtr, idtr;
+	uint64_t dr[4], dr6, dr7;
+	uint64_t pdpte[4];		/* PAE without long mode */
+
+	/* Derived, by cpu_update_mode(): */
+	enum cpu_mode mode;
+	uint8_t cpl;
+	uint8_t mmu;			/* MMU_* of ordinary accesses */
+	bool flat;			/* 64-bit, or DS ES SS are 0..4G */
+	uint32_t mode_key;		/* all that decoding and binding depend on */
+
+	/* XSAVE standard format: legacy 512, header 64, YMM high at 576. */
+	uint8_t fpu[1024] __attribute__((aligned(64)));
+
+	uint64_t apic_base;
+	struct lapic *lapic;
+	uint64_t tsc_offset;
+	struct {
+		uint64_t star, lstar, cstar, sfmask, kernel_gs, tsc_aux;
+		uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+		uint64_t pat, mtrr_def, misc_enable, spec_ctrl, mcg_status;
+		uint64_t mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+		uint64_t mc_ctl[32];
+		uint64_t kvm_wall, kvm_system, kvm_eoi, kvm_steal, kvm_poll;
+		uint64_t tsc_adjust;
+	} msr;
+
+	/* Events. */
+	struct {
+		bool pending, has_error, soft, is_int;
+		uint8_t vector, ilen;
+		uint32_t error;
+		uint64_t cr2;
+	} fault;			/* set by x86_fault() before longjmp */
+	bool delivering;		/* inside x86_deliver() */
+	uint8_t deliver_vec;
+	bool inhibit;			/* STI shadow: no interrupt after this */
+	bool inhibit_ss;		/* MOV SS shadow: no #DB either */
+	bool nmi_masked;
+	_Atomic bool nmi_pending;
+	bool extint;			/* hv_vcpu_inject()ed vector waits */
+	uint8_t extint_vector;
+	enum hv_mp_state mp;
+	uint32_t sipi_vector;
+	unsigned debug;			/* HV_DEBUG_* */
+
+	/* Asked for by other threads; looked at between blocks. */
+	_Atomic uint32_t request;
+	_Atomic bool want_window;
+	_Atomic uint32_t asleep;	/* futex: 1 while halted */
+	_Atomic uint32_t parked;	/* 1: outside the interpreter or stopped */
+
+	jmp_buf env;
+	struct hv_exit *exit;		/* the caller's, valid inside run */
+	struct replay replay;
+	bool leave_block;		/* the running block changed: end it */
+	uint64_t tlb_gen;		/* +1 at each flush */
+	struct tlb_entry *tlb[MMU_COUNT];
+	struct block_cache *cache;
+	struct hv_cpuid cpuid[64];
+	unsigned ncpuid;
+	struct hv_stats stats;
+	bool interp_only;
+};
+
+#define to_cpu(v) container_of(v, struct cpu, vcpu)
+#define to_soft(v) container_of(v, struct soft_vm, vm)
+
+/* -- leaving an instruction ----------------------------------------------- */
+
+_Noreturn void x86_fault(struct cpu *c, unsigned vector, uint32_t error);
+_Noreturn void x86_fault_noerr(struct cpu *c, unsigned vector);
+_Noreturn void x86_page_fault(struct cpu *c, uint64_t va, uint32_t error);
+_Noreturn void cpu_leave(struct cpu *c);	/* c->exit is filled */
+_Noreturn void cpu_error(struct cpu *c, const char *fmt, ...);
+#define x86_ud(c) x86_fault_noerr(c, VEC_UD)
+#define x86_gp(c, e) x86_fault(c, VEC_GP, e)
+#define x86_nm(c) x86_fault_noerr(c, VEC_NM)
+
+/* -- memory (mem.c; fast paths inline in mem.h) --------------------------- */
+
+/*
+ * lin is a linear address; seg only says which fault a bad address gives
+ * (#SS for SEG_SS, else #GP) and SEG_SYS makes it a supervisor access.
+ */
+uint8_t ld8(struct cpu *c, unsigned seg, uint64_t lin);
+uint16_t ld16(struct cpu *c, unsigned seg, uint64_t lin);
+uint32_t ld32(struct cpu *c, unsigned seg, uint64_t lin);
+uint64_t ld64(struct cpu *c, unsigned seg, uint64_t lin);
+void st8(struct cpu *c, unsigned seg, uint64_t lin, uint8_t v);
+void st16(struct cpu *c, unsigned seg, uint64_t lin, uint16_t v);
+void st32(struct cpu *c, unsigned seg, uint64_t lin, uint32_t v);
+void st64(struct cpu *c, unsigned seg, uint64_t lin, uint64_t v);
+void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n);
+void mem_write(struct cpu *c, unsigned seg, uint64_t lin, const void *buf,
+	       size_t n);
+/* Fault now if [lin, lin + n) could not be read/written later. */
+void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write);
+/*
+ * Read-modify-write.  Write permission is checked first.  A host pointer when
+ * the whole operand is ordinary RAM in one page without code: operate on it
+ * (atomically for LOCK).  NULL: use ld/st; when locked, between
+ * world_stop(c) and world_start(c).
+ */
+void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size);
+/*
+ * For REP MOVS/STOS: host pointer for up to *n bytes at lin (cut to the page)
+ * when it is ordinary RAM, else NULL (go element by element).
+ */
+void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
+		bool write);
+
+/* Stop every other vCPU at a block end; world_start() lets them go. */
+void world_stop(struct soft_vm *vm, struct cpu *self);
+void world_start(struct soft_vm *vm, struct cpu *self);
+
+/* Guest-physical, no exit: NULL or host pointer when all is RAM in one slot. */
+void *phys_ptr(struct soft_vm *vm, uint64_t gpa, size_t n);
+struct soft_slot *phys_slot(struct soft_vm *vm, uint64_t gpa);
+/* After writing through phys_ptr(). */
+void phys_written(struct soft_vm *vm, struct cpu *self, uint64_t gpa, size_t n);
+
+void tlb_flush(struct cpu *c, bool global_too);
+void tlb_flush_page(struct cpu *c, uint64_t va);
+
+/* Port access; may leave by longjmp and be run again (replay). */
+uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size);
+void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value);
+
+/* -- paging.c ------------------------------------------------------------- */
+
+enum { ACC_READ, ACC_WRITE, ACC_EXEC };
+
+struct walk {
+	uint64_t gpa;
+	bool writable;	/* may be filled writable (D is set) */
+	bool readable, executable, global;
+	uint8_t page_shift;	/* 12, 21, 22, 30 */
+};
+
+/* Raises #PF, or returns the translation with A (and D for writes) set. */
+void page_walk(struct cpu *c, uint64_t va, int acc, unsigned mmu,
+	       struct walk *out);
+
+/* -- x86 parts ------------------------------------------------------------ */
+
+insn_fn *bind_int(const struct decoded *d, struct insn *in);
+insn_fn *bind_sys(const struct decoded *d, struct insn *in);
+insn_fn *bind_fpu(const struct decoded *d, struct insn *in);
+
+/* Bytes at code for mode; 0, or -1: undecodable (fn raises #UD). */
+int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
+		struct insn *in);
+
+/* event.c: deliver through the IDT.  Faults inside are the caller's loop's. */
+enum event_kind { EVENT_FAULT, EVENT_INT, EVENT_SOFT_INT, EVENT_ICEBP,
+		  EVENT_NMI };
+void x86_deliver(struct cpu *c, enum event_kind kind, uint8_t vector,
+		 bool has_error, uint32_t error);
+void x86_shutdown(struct cpu *c) __attribute__((noreturn));
+
+/* sys.c: after any change of CR0, CR4, EFER, CS, rflags.VM/AC or CPL */
+void cpu_update_mode(struct cpu *c);
+void cpu_reset(struct cpu *c, bool init_only);
+/* event.c */
+void load_seg_real(struct cpu *c, unsigned seg, uint16_t sel);
+
+/* msr.c: false: raise #GP */
+bool msr_read(struct cpu *c, uint32_t index, uint64_t *value);
+bool msr_write(struct cpu *c, uint32_t index, uint64_t value);
+void cpuid_read(struct cpu *c, uint32_t leaf, uint32_t sub, uint32_t out[4]);
+uint64_t cpu_tsc(struct cpu *c);
+
+/* lapic.c */
+int lapic_init(struct cpu *c);
+void lapic_finish(struct cpu *c);
+void lapic_reset(struct cpu *c, bool init_only);
+bool lapic_has_irq(struct cpu *c);	/* some vector above PPR */
+int lapic_ack(struct cpu *c);		/* vector now in service, or -1 */
+void lapic_poll(struct cpu *c);		/* fire the timer when due */
+/* CLOCK_MONOTONIC ns of the timer's next expiry, UINT64_MAX: none */
+uint64_t lapic_deadline(struct cpu *c);
+uint32_t lapic_mmio_read(struct cpu *c, uint32_t off);
+void lapic_mmio_write(struct cpu *c, uint32_t off, uint32_t value);
+bool lapic_msr_read(struct cpu *c, uint32_t index, uint64_t *value);
+bool lapic_msr_write(struct cpu *c, uint32_t index, uint64_t value);
+uint8_t lapic_cr8_get(struct cpu *c);
+void lapic_cr8_set(struct cpu *c, uint8_t v);
+bool lapic_set_base(struct cpu *c, uint64_t value);
+int lapic_msi(struct soft_vm *vm, uint64_t addr, uint32_t data);
+bool lapic_accepts_extint(struct cpu *c);
+void lapic_get(struct cpu *c, uint8_t *regs);
+int lapic_set(struct cpu *c, const uint8_t *regs);
+
+/* kvmpv.c */
+bool kvmpv_msr_read(struct cpu *c, uint32_t index, uint64_t *value);
+bool kvmpv_msr_write(struct cpu *c, uint32_t index, uint64_t value);
+void kvmpv_enter(struct cpu *c);	/* start of each run: refresh the clock */
+uint64_t kvmpv_hypercall(struct cpu *c);	/* vmcall: result for rax */
+
+/* fpu.c */
+void fpu_reset(struct cpu *c);
+void fpu_get(struct cpu *c, uint8_t *xsave);
+int fpu_set(struct cpu *c, const uint8_t *xsave);
+bool fpu_set_xcr0(struct cpu *c, uint64_t v);
+
+/* Wake a vCPU: set request bits and end its sleep.  Any thread. */
+void cpu_request(struct cpu *c, uint32_t bits);
+
+#endif /* SOFT_SOFT_H */

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * decode.h - what the binders see of an instruction, and operand helpers
+ */
+#ifndef SOFT_DECODE_H
+#define SOFT_DECODE_H
+
+#include <Zydis/Zydis.h>
+
+#include "hv/soft/soft.h"
+
+struct decoded {
+	ZydisDecodedInstruction i;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	enum cpu_mode mode;
+};
+
+/* Number (as in struct insn.reg) of a general register of any size. */
+uint8_t reg_number(ZydisRegister reg);
+
+/* -- used by handlers ----------------------------------------------------- */
+
+static inline uint8_t *r8(struct cpu *c, unsigned n)
+{
+	uint8_t *p = (uint8_t *)&c->gpr[n & 15];
+
+	return n < 16 ? p : (uint8_t *)&c->gpr[n - 16] + 1;
+}
+
+static inline uint64_t get_reg(struct cpu *c, unsigned n, unsigned size)
+{
+	switch (size) {
+	case 1: return *r8(c, n);
+	case 2: return (uint16_t)c->gpr[n];
+	case 4: return (uint32_t)c->gpr[n];
+	default: return c->gpr[n];
+	}
+}
+
+static inline void set_reg(struct cpu *c, unsigned n, unsigned size, uint64_t v)
+{
+	switch (size) {
+	case 1: *r8(c, n) = (uint8_t)v; break;
+	case 2: c->gpr[n] = (c->gpr[n] & ~0xffffull) | (uint16_t)v; break;
+	case 4: c->gpr[n] = (uint32_t)v; break;
+	default: c->gpr[n] = v;
+	}
+}
+
+/* Offset of the memory operand inside its segment. */
+static inline uint64_t ea_offset(struct cpu *c, const struct insn *in)
+{
+	uint64_t a = c->gpr[in->base] + (c->gpr[in->index] << in->scale) +
+		     (uint64_t)in->disp;
+
+	if (in->adsize == 8)
+		return a;
+	return in->adsize == 4 ? (uint32_t)a : (uint16_t)a;
+}
+
+/* sys.c: limit and type checks outside flat segments; faults. */
+uint64_t seg_linear_slow(struct cpu *c, unsigned seg, uint64_t off,
+			 unsigned size, bool write);
+
+/* Linear address of [off, off + size) in seg. */
+static inline uint64_t seg_linear(struct cpu *c, unsigned seg, uint64_t off,
+				  unsigned size, bool write)
+{
+	if (likely(c->mode == MODE_64)) {
+		if (seg == SEG_FS || seg == SEG_GS)
+			off += c->seg[seg].base;
+		return off;
+	}
+	return seg_linear_slow(c, seg, off, size, write);
+}
+
+static inline uint64_t ea_linear(struct cpu *c, const struct insn *in,
+				 unsigned size, bool write)
+{
+	return seg_linear(c, in->seg, ea_offset(c, in), size, write);
+}
+
+static inline uint64_t ld_size(struct cpu *c, unsigned seg, uint64_t lin,
+			       unsigned size)
+{
+	switch (size) {
+	case 1: return ld8(c, seg, lin);
+	case 2: return ld16(c, seg, lin);
+	case 4: return ld32(c, seg, lin);
+	default: return ld64(c, seg, lin);
+	}
+}
+
+static inline void st_size(struct cpu *c, unsigned seg, uint64_t lin,
+			   unsigned size, uint64_t v)
+{
+	switch (size) {
+	case 1: st8(c, seg, lin, (uint8_t)v); break;
+	case 2: st16(c, seg, lin, (uint16_t)v); break;
+	case 4: st32(c, seg, lin, (uint32_t)v); break;
+	default: st64(c, seg, lin, v);
+	}
+}
+
+/* Stack width in bytes: 8 in long mode, else SS.B. */
+static inline unsigned stack_size(struct cpu *c)
+{
+	if (c->mode == MODE_64)
+		return 8;
+	return c->seg[SEG_SS].access & SEG_A_DB ? 4 : 2;
+}
+
+/* Handlers of the decoder's own. */
+void op_undefined(struct cpu *c, const struct insn *in);
+
+#endif /* SOFT_DECODE_H */
