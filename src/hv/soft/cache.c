@@ -1,2 +1,222 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-typedef int placeholder;
+/*
+ * cache.c - decoded blocks of one vCPU
+ *
+ * A block is straight-line code inside one guest page (its last instruction
+ * may run into the next), decoded once.  Blocks are found by guest-physical
+ * address and mode, with a small table by linear address in front that is
+ * good until the next TLB flush.  Nothing is freed singly: a block whose page
+ * changed fails block_valid() and is decoded anew; when the arena is full all
+ * blocks are dropped.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "hv/soft/mem.h"
+#include "hv/soft/x86/decode.h"
+
+enum {
+	ARENA_SIZE = 48 << 20,	/* bytes per vCPU, reserved; a boot uses 25 MiB */
+	HASH_SIZE = 1 << 15,
+	FRONT_SIZE = 1 << 12,
+};
+
+struct front {
+	uint64_t lin, gen;
+	uint32_t key;
+	struct block *block;
+};
+
+struct block_cache {
+	uint8_t *arena;
+	size_t used;
+	struct block *hash[HASH_SIZE];
+	struct front front[FRONT_SIZE];
+};
+
+int cache_init(struct cpu *c)
+{
+	struct block_cache *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	k->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (k->arena == MAP_FAILED) {
+		free(k);
+		return -ENOMEM;
+	}
+	c->cache = k;
+	return 0;
+}
+
+void cache_finish(struct cpu *c)
+{
+	if (!c->cache)
+		return;
+	munmap(c->cache->arena, ARENA_SIZE);
+	free(c->cache);
+	c->cache = NULL;
+}
+
+void cache_forget(struct cpu *c)
+{
+	struct block_cache *k = c->cache;
+
+	memset(k->hash, 0, sizeof(k->hash));
+	memset(k->front, 0, sizeof(k->front));
+	k->used = 0;
+	c->leave_block = true;
+}
+
+static unsigned hash_of(uint64_t gpa, uint32_t key)
+{
+	uint64_t h = (gpa ^ ((uint64_t)key << 40)) * 0x9e3779b97f4a7c15ull;
+
+	return (unsigned)(h >> 49) & (HASH_SIZE - 1);
+}
+
+/* An instruction that runs over the end of its page: its bytes, collected. */
+static unsigned fetch_across(struct cpu *c, uint64_t lin, struct code_page *p,
+			     struct code_page *next, uint8_t *buf)
+{
+	unsigned first = 0x1000 - (lin & 0xfff);
+
+	memcpy(buf, p->host, first);
+	memcpy(buf + first, next->host, 15 - first);
+	return 15;
+}
+
+/*
+ * Decode under vm->code.  need_next: the first instruction crosses into a
+ * page that has not been translated and claimed yet; nothing was added.
+ */
+static struct block *decode_block(struct cpu *c, uint64_t lin,
+				  struct code_page *p, struct code_page *next,
+				  bool *need_next)
+{
+	struct block_cache *k = c->cache;
+	size_t room = sizeof(struct block) +
+		      BLOCK_MAX_INSNS * sizeof(struct insn);
+	unsigned off = p->gpa & 0xfff;
+	struct block *b;
+	uint8_t buf[16];
+
+	if (k->used + room > ARENA_SIZE)
+		cache_forget(c);
+	b = (struct block *)(void *)(k->arena + k->used);
+	b->gpa = p->gpa;
+	b->key = c->mode_key;
+	b->page[0] = p->page;
+	b->page[1] = NULL;
+	b->gen[0] = atomic_load(&p->page->gen);
+	b->n = 0;
+	while (b->n < BLOCK_MAX_INSNS && off < 0x1000) {
+		struct insn *in = &b->in[b->n];
+		unsigned avail = MIN(15u, 0x1000 - off);
+		const uint8_t *code = p->host + (off - (p->gpa & 0xfff));
+		int ret;
+
+		/* What is decoded is what will be watched: mark first. */
+		code_mark(p, (p->gpa & ~0xfffull) + off, avail);
+		memset(in, 0, sizeof(*in));
+		ret = decode_insn(c, code, avail, in);
+		if (ret == -2 && avail < 15) {
+			struct code_page at = *p;
+
+			if (b->n)
+				break;
+			if (!next) {
+				*need_next = true;
+				return NULL;
+			}
+			at.host = p->host;
+			fetch_across(c, lin, &at, next, buf);
+			code_mark(next, next->gpa, 15 - avail);
+			b->page[1] = next->page;
+			b->gen[1] = atomic_load(&next->page->gen);
+			memset(in, 0, sizeof(*in));
+			ret = decode_insn(c, buf, 15, in);
+		}
+		b->n++;
+		off += in->len;
+		if (ret || in->flags & IN_ENDS)
+			break;
+	}
+	k->used += ALIGN_UP(sizeof(*b) + b->n * sizeof(struct insn), 64);
+	return b;
+}
+
+static bool claimed(const struct code_page *p)
+{
+	return atomic_load(&p->page->state) & PAGE_CODE;
+}
+
+static struct block *make_block(struct cpu *c, uint64_t lin,
+				struct code_page *p)
+{
+	struct code_page next, *second = NULL;
+	struct block *b = NULL;
+
+	while (!b) {
+		bool need_next = false;
+
+		code_claim(c, p);
+		if (second)
+			code_claim(c, second);
+		pthread_mutex_lock(&c->vm->code);
+		if (claimed(p) && (!second || claimed(second)))
+			b = decode_block(c, lin, p, second, &need_next);
+		pthread_mutex_unlock(&c->vm->code);
+		if (need_next) {
+			if (!code_at(c, (lin & ~0xfffull) + 0x1000, &next))
+				cpu_error(c, "instruction fetch outside memory");
+			second = &next;
+		}
+	}
+	c->stats.blocks_decoded++;
+	return b;
+}
+
+struct block *cache_find(struct cpu *c)
+{
+	uint64_t lin = c->rip;
+	struct block_cache *k = c->cache;
+	struct code_page p;
+	struct front *f;
+	struct block *b;
+	unsigned h;
+
+	if (c->mode != MODE_64) {
+		if (c->rip > c->seg[SEG_CS].limit)
+			x86_gp(c, 0);
+		lin = (uint32_t)(lin + c->seg[SEG_CS].base);
+	}
+	f = &k->front[(lin ^ (lin >> 12)) & (FRONT_SIZE - 1)];
+	if (f->lin == lin && f->gen == c->tlb_gen && f->key == c->mode_key &&
+	    f->block && block_valid(f->block))
+		return f->block;
+	if (!code_at(c, lin, &p))
+		cpu_error(c, "instruction fetch outside memory at %#llx",
+			  (unsigned long long)lin);
+	h = hash_of(p.gpa, c->mode_key);
+	for (b = k->hash[h]; b; b = b->next)
+		if (b->gpa == p.gpa && b->key == c->mode_key && block_valid(b) &&
+		    !b->page[1])
+			break;
+	if (!b) {
+		b = make_block(c, lin, &p);
+		/* Where a crossing block goes on depends on the mapping: it is
+		 * only kept in front, until the next flush. */
+		if (!b->page[1]) {
+			b->next = k->hash[h];
+			k->hash[h] = b;
+		}
+	}
+	f->lin = lin;
+	f->gen = c->tlb_gen;
+	f->key = c->mode_key;
+	f->block = b;
+	return b;
+}

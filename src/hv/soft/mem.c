@@ -1,2 +1,841 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-typedef int placeholder;
+/*
+ * mem.c - guest memory of the soft engine: slots, software TLB, slow paths
+ *
+ * The fast path.  An entry of the TLB serves one virtual page in one MMU mode
+ * (user; kernel; kernel with AC).  t = va ^ tag is the offset in the page when
+ * the page matches, and huge when it does not, so "t <= 0x1000 - size" checks
+ * the page and that the access does not cross it in one comparison.
+ *
+ * Writes and code.  A page that holds decoded code has PAGE_CODE set, and no
+ * TLB holds it writable: every store to it comes to store_ram(), which after
+ * the store looks whether the 64-byte granules written hold code, and if so
+ * counts page->gen up: all blocks of the page, on every vCPU, are stale.
+ *   - A decoder sets PAGE_CODE, stops the world if a TLB may hold the page
+ *     writable (PAGE_WMAP) and takes that away, then decodes under vm->code.
+ *   - A filler of a writable entry sets PAGE_WMAP first and looks at PAGE_CODE
+ *     afterwards; one of the two sees the other.
+ *   - Forgetting takes vm->code, so that no decoder is half done.
+ * Devices and the caller write through phys_written(), which does the same.
+ *
+ * Stopping the world.  A vCPU is parked when it is outside the interpreter or
+ * waits for vm->world; it leaves that state only while it holds vm->world.
+ */
+#include "hv/soft/soft.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "hv/soft/mem.h"
+
+/* Accesses to guest RAM are single accesses of the guest's size and unaligned
+ * wherever the guest says so; volatile keeps the compiler from splitting. */
+typedef uint8_t u8g;
+typedef uint16_t __attribute__((aligned(1))) u16g;
+typedef uint32_t __attribute__((aligned(1))) u32g;
+typedef uint64_t __attribute__((aligned(1))) u64g;
+
+/* -- slots ---------------------------------------------------------------- */
+
+struct soft_slot *phys_slot(struct soft_vm *vm, uint64_t gpa)
+{
+	for (unsigned i = 0; i < vm->nslots; i++)
+		if (gpa - vm->slot[i].gpa < vm->slot[i].size)
+			return &vm->slot[i];
+	return NULL;
+}
+
+void *phys_ptr(struct soft_vm *vm, uint64_t gpa, size_t n)
+{
+	struct soft_slot *s = phys_slot(vm, gpa);
+
+	if (!s || n > s->size - (gpa - s->gpa))
+		return NULL;
+	return s->host + (gpa - s->gpa);
+}
+
+static struct soft_page *page_of(struct soft_slot *s, uint64_t gpa)
+{
+	return &s->pages[(gpa - s->gpa) >> 12];
+}
+
+static void mark_dirty(struct soft_slot *s, uint64_t gpa)
+{
+	uint64_t n = (gpa - s->gpa) >> 12;
+
+	if (s->dirty)
+		atomic_fetch_or(&s->dirty[n / 64], BIT(n % 64));
+}
+
+static uint64_t granule_mask(uint64_t gpa, size_t n)
+{
+	unsigned first = (gpa & 0xfff) >> 6;
+	unsigned last = (unsigned)(((gpa & 0xfff) + n - 1) >> 6);
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
+/* [gpa, gpa + n), inside one page, has been written. */
+static void code_written(struct soft_vm *vm, struct cpu *self,
+			 struct soft_slot *s, uint64_t gpa, size_t n)
+{
+	struct soft_page *page = page_of(s, gpa);
+
+	/* Pairs with the decoder: it sets granules, then reads the bytes. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!(atomic_load(&page->state) & PAGE_CODE) ||
+	    !(atomic_load(&page->granules) & granule_mask(gpa, n)))
+		return;
+	pthread_mutex_lock(&vm->code);
+	atomic_fetch_add(&page->gen, 1);
+	atomic_store(&page->granules, 0);
+	atomic_fetch_and(&page->state, ~(uint32_t)PAGE_CODE);
+	pthread_mutex_unlock(&vm->code);
+	if (self) {
+		self->leave_block = true;
+		self->stats.code_writes++;
+	}
+}
+
+void phys_written(struct soft_vm *vm, struct cpu *self, uint64_t gpa, size_t n)
+{
+	while (n) {
+		struct soft_slot *s = phys_slot(vm, gpa);
+		size_t part = MIN(n, 0x1000 - (gpa & 0xfff));
+
+		if (s) {
+			mark_dirty(s, gpa);
+			code_written(vm, self, s, gpa, part);
+		}
+		gpa += part;
+		n -= part;
+	}
+}
+
+/* -- world ---------------------------------------------------------------- */
+
+void world_stop(struct soft_vm *vm, struct cpu *self)
+{
+	if (self)
+		atomic_store(&self->parked, 1);
+	pthread_mutex_lock(&vm->world);
+	if (self) {
+		atomic_store(&self->parked, 0);
+		self->world_held = true;
+	}
+	for (unsigned i = 0; i < vm->vm.max_vcpus; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		if (!c || c == self || atomic_load(&c->parked))
+			continue;
+		cpu_request(c, REQ_STOP);
+		while (!atomic_load(&c->parked))
+			sched_yield();
+	}
+}
+
+void world_start(struct soft_vm *vm, struct cpu *self)
+{
+	if (self)
+		self->world_held = false;
+	pthread_mutex_unlock(&vm->world);
+}
+
+void cpu_park(struct cpu *c)
+{
+	atomic_store(&c->parked, 1);
+}
+
+void cpu_unpark(struct cpu *c)
+{
+	pthread_mutex_lock(&c->vm->world);
+	atomic_store(&c->parked, 0);
+	pthread_mutex_unlock(&c->vm->world);
+}
+
+/* -- TLB ------------------------------------------------------------------ */
+
+/*
+ * A tag that no address reaches through its own entry: entry i is only looked
+ * up by addresses with i in bits 12 and up, and this has not.
+ */
+static uint64_t tag_none(unsigned i)
+{
+	return (uint64_t)(i ^ 1) << 12;
+}
+
+static void entry_clear(struct tlb_entry *e, unsigned i)
+{
+	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
+}
+
+void tlb_reset(struct cpu *c)
+{
+	for (unsigned m = 0; m < MMU_COUNT; m++) {
+		for (unsigned i = 0; i < TLB_SIZE; i++)
+			entry_clear(&c->tlb[m][i], i);
+		c->tlb_touched[m] = 0;
+	}
+	c->tlb_gen++;
+}
+
+void tlb_flush(struct cpu *c, bool global_too)
+{
+	for (unsigned m = 0; m < MMU_COUNT; m++) {
+		uint64_t touched = c->tlb_touched[m];
+
+		while (touched) {
+			unsigned piece = (unsigned)__builtin_ctzll(touched);
+			unsigned i = piece * (TLB_SIZE / 64);
+
+			for (unsigned n = 0; n < TLB_SIZE / 64; n++, i++)
+				entry_clear(&c->tlb[m][i], i);
+			touched &= touched - 1;
+		}
+		c->tlb_touched[m] = 0;
+	}
+	memset(c->large_hi, 0, sizeof(c->large_hi));
+	c->tlb_gen++;
+}
+
+static void large_note(struct cpu *c, uint64_t va, unsigned shift)
+{
+	uint64_t lo = va & ~(BIT(shift) - 1), hi = lo | (BIT(shift) - 1);
+	unsigned half = va >> 63;
+
+	if (!c->large_hi[half]) {
+		c->large_lo[half] = lo;
+		c->large_hi[half] = hi;
+	}
+	c->large_lo[half] = MIN(c->large_lo[half], lo);
+	c->large_hi[half] = MAX(c->large_hi[half], hi);
+}
+
+void tlb_flush_page(struct cpu *c, uint64_t va)
+{
+	unsigned i = (va >> 12) & (TLB_SIZE - 1), half = va >> 63;
+
+	if (c->large_hi[half] && va >= c->large_lo[half] &&
+	    va <= c->large_hi[half]) {
+		tlb_flush(c, true);
+		return;
+	}
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		entry_clear(&c->tlb[m][i], i);
+	c->tlb_gen++;
+}
+
+/* Take write permission for a host page out of every TLB; world stopped. */
+static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
+{
+	for (unsigned n = 0; n < vm->vm.max_vcpus; n++) {
+		struct cpu *c = vm->cpu[n];
+
+		if (!c)
+			continue;
+		for (unsigned m = 0; m < MMU_COUNT; m++)
+			for (unsigned i = 0; i < TLB_SIZE; i++) {
+				struct tlb_entry *e = &c->tlb[m][i];
+
+				if (e->tag_w != tag_none(i) &&
+				    e->tag_w + e->addend == (uintptr_t)host)
+					e->tag_w = tag_none(i);
+			}
+	}
+}
+
+static void tlb_flush_all(struct soft_vm *vm)
+{
+	for (unsigned n = 0; n < vm->vm.max_vcpus; n++)
+		if (vm->cpu[n])
+			tlb_flush(vm->cpu[n], true);
+}
+
+/* -- translation ---------------------------------------------------------- */
+
+struct where {
+	uint64_t gpa;
+	uint8_t *host;			/* NULL: no memory there */
+	struct soft_slot *slot;
+};
+
+static unsigned mmu_of(const struct cpu *c, unsigned seg)
+{
+	return seg == SEG_SYS ? MMU_KERNEL : c->mmu;
+}
+
+static uint64_t wrap(const struct cpu *c, uint64_t lin)
+{
+	return c->mode == MODE_64 || c->efer & EFER_LMA ? lin : (uint32_t)lin;
+}
+
+static void check_canonical(struct cpu *c, unsigned seg, uint64_t lin)
+{
+	if ((uint64_t)((int64_t)(lin << 16) >> 16) == lin)
+		return;
+	x86_fault(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+}
+
+static bool is_apic(const struct cpu *c, uint64_t gpa)
+{
+	return (gpa & ~0xfffull) == (c->apic_base & 0xfffffffff000ull) &&
+	       (c->apic_base & 0xc00) == 0x800;
+}
+
+static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
+		     const struct walk *w, struct where *at)
+{
+	unsigned i = (lin >> 12) & (TLB_SIZE - 1);
+	struct tlb_entry *e = &c->tlb[mmu][i];
+	uint64_t page = lin & ~0xfffull, none = tag_none(i);
+	uint64_t addend = (uintptr_t)at->host - lin;
+	bool known = e->tag_r == page || e->tag_w == page || e->tag_x == page;
+
+	c->stats.tlb_misses++;
+	if (!known || e->addend != addend) {
+		entry_clear(e, i);
+		e->addend = addend;
+		c->tlb_touched[mmu] |= BIT(i / (TLB_SIZE / 64));
+	}
+	if (w->page_shift > 12)
+		large_note(c, lin, w->page_shift);
+	e->tag_r = w->readable ? page : none;
+	e->tag_x = w->executable ? page : none;
+	e->tag_w = none;
+	if (w->writable && at->slot->flags & HV_MEM_WRITE) {
+		struct soft_page *p = page_of(at->slot, at->gpa);
+		uint64_t n = (at->gpa - at->slot->gpa) >> 12;
+
+		if (at->slot->dirty &&
+		    !(atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64)))
+			return;
+		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE))
+			e->tag_w = page;
+	}
+}
+
+/* Where an access inside one page goes; faults. */
+static struct where translate(struct cpu *c, unsigned seg, uint64_t lin,
+			      int acc)
+{
+	unsigned mmu = mmu_of(c, seg);
+	struct where at;
+	struct walk w;
+
+	if (c->efer & EFER_LMA)
+		check_canonical(c, seg, lin);
+	page_walk(c, lin, acc, mmu, &w);
+	at.gpa = w.gpa;
+	at.host = NULL;
+	at.slot = is_apic(c, w.gpa) ? NULL : phys_slot(c->vm, w.gpa);
+	if (at.slot) {
+		at.host = at.slot->host + (w.gpa - at.slot->gpa);
+		if (acc == ACC_WRITE && at.slot->flags & HV_MEM_WRITE)
+			mark_dirty(at.slot, w.gpa);
+		tlb_fill(c, mmu, lin, &w, &at);
+	}
+	return at;
+}
+
+/* -- MMIO and ports ------------------------------------------------------- */
+
+static uint64_t cut(uint64_t v, unsigned n)
+{
+	return n == 8 ? v : v & (BIT(8 * n) - 1);
+}
+
+static bool replayed(struct cpu *c, uint64_t *value)
+{
+	struct replay *r = &c->replay;
+
+	if (r->at >= r->done)
+		return false;
+	*value = r->value[r->at++];
+	return true;
+}
+
+static void record(struct cpu *c, uint64_t value)
+{
+	struct replay *r = &c->replay;
+
+	if (r->done >= REPLAY_MAX)
+		cpu_error(c, "too many device accesses in one instruction");
+	r->value[r->done++] = value;
+	r->at = r->done;
+}
+
+static _Noreturn void ask(struct cpu *c)
+{
+	if (c->replay.done >= REPLAY_MAX)
+		cpu_error(c, "too many device accesses in one instruction");
+	c->replay.waiting = true;
+	cpu_leave(c);
+}
+
+static bool doorbell_rings(struct soft_vm *vm, enum hv_space space,
+			   uint64_t addr, unsigned size, uint64_t value)
+{
+	uint64_t one = 1;
+	bool hit = false;
+
+	pthread_rwlock_rdlock(&vm->slots);
+	for (unsigned i = 0; i < vm->ndoorbells && !hit; i++) {
+		const struct hv_doorbell *d = &vm->doorbells[i];
+
+		hit = d->space == space && d->addr == addr &&
+		      (!d->size || d->size == size) &&
+		      (!d->match || d->value == value);
+		if (hit && write(vm->doorbell_fds[i], &one, 8) < 0)
+			hit = errno == EAGAIN;	/* full counter: it has rung */
+	}
+	pthread_rwlock_unlock(&vm->slots);
+	return hit;
+}
+
+static uint64_t mmio_ld(struct cpu *c, uint64_t gpa, unsigned n)
+{
+	uint64_t v;
+
+	if (replayed(c, &v))
+		return v;
+	if (is_apic(c, gpa)) {
+		v = cut(lapic_mmio_read(c, gpa & 0xfff), n);
+		c->irq_check = true;
+		record(c, v);
+		return v;
+	}
+	c->exit->reason = HV_EXIT_MMIO;
+	c->exit->mmio.gpa = gpa;
+	c->exit->mmio.size = (uint8_t)n;
+	c->exit->mmio.write = false;
+	c->exit->mmio.value = 0;
+	ask(c);
+}
+
+static void mmio_st(struct cpu *c, uint64_t gpa, unsigned n, uint64_t v)
+{
+	uint64_t ignored;
+
+	if (replayed(c, &ignored))
+		return;
+	if (is_apic(c, gpa)) {
+		lapic_mmio_write(c, gpa & 0xfff, (uint32_t)v);
+		c->irq_check = true;
+		record(c, 0);
+		return;
+	}
+	if (doorbell_rings(c->vm, HV_SPACE_MMIO, gpa, n, v)) {
+		record(c, 0);
+		return;
+	}
+	c->exit->reason = HV_EXIT_MMIO;
+	c->exit->mmio.gpa = gpa;
+	c->exit->mmio.size = (uint8_t)n;
+	c->exit->mmio.write = true;
+	c->exit->mmio.value = v;
+	ask(c);
+}
+
+uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size)
+{
+	uint64_t v;
+
+	if (replayed(c, &v))
+		return (uint32_t)cut(v, size);
+	c->exit->reason = HV_EXIT_PIO;
+	c->exit->pio.port = port;
+	c->exit->pio.size = (uint8_t)size;
+	c->exit->pio.write = false;
+	c->exit->pio.value = 0;
+	ask(c);
+}
+
+void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value)
+{
+	uint64_t ignored;
+
+	if (replayed(c, &ignored))
+		return;
+	value = (uint32_t)cut(value, size);
+	if (doorbell_rings(c->vm, HV_SPACE_PIO, port, size, value)) {
+		record(c, 0);
+		return;
+	}
+	c->exit->reason = HV_EXIT_PIO;
+	c->exit->pio.port = port;
+	c->exit->pio.size = (uint8_t)size;
+	c->exit->pio.write = true;
+	c->exit->pio.value = value;
+	ask(c);
+}
+
+/* -- slow paths ----------------------------------------------------------- */
+
+/* Bytes inside one page, already translated. */
+static void load_at(struct cpu *c, const struct where *at, void *buf, size_t n)
+{
+	uint8_t *to = buf;
+	uint64_t gpa = at->gpa;
+
+	if (at->host) {
+		switch (n) {
+		case 1: *to = *(volatile u8g *)at->host; return;
+		case 2: *(u16g *)to = *(volatile u16g *)at->host; return;
+		case 4: *(u32g *)to = *(volatile u32g *)at->host; return;
+		case 8: *(u64g *)to = *(volatile u64g *)at->host; return;
+		default: memcpy(to, at->host, n); return;
+		}
+	}
+	while (n) {
+		unsigned part = (unsigned)MIN(n, 8);
+		uint64_t v = mmio_ld(c, gpa, part);
+
+		memcpy(to, &v, part);
+		to += part;
+		gpa += part;
+		n -= part;
+	}
+}
+
+static void store_at(struct cpu *c, const struct where *at, const void *buf,
+		     size_t n)
+{
+	const uint8_t *from = buf;
+	uint64_t gpa = at->gpa;
+
+	if (at->host && at->slot->flags & HV_MEM_WRITE) {
+		switch (n) {
+		case 1: *(volatile u8g *)at->host = *from; break;
+		case 2: *(volatile u16g *)at->host = *(const u16g *)from; break;
+		case 4: *(volatile u32g *)at->host = *(const u32g *)from; break;
+		case 8: *(volatile u64g *)at->host = *(const u64g *)from; break;
+		default: memcpy(at->host, from, n);
+		}
+		code_written(c->vm, c, at->slot, gpa, n);
+		return;
+	}
+	while (n) {
+		unsigned part = (unsigned)MIN(n, 8);
+		uint64_t v = 0;
+
+		memcpy(&v, from, part);
+		mmio_st(c, gpa, part, v);
+		from += part;
+		gpa += part;
+		n -= part;
+	}
+}
+
+void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n)
+{
+	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
+	struct where at = translate(c, seg, lin, ACC_READ), next;
+
+	if (first == n) {
+		load_at(c, &at, buf, n);
+		return;
+	}
+	/* Both pages are checked before a device sees anything. */
+	next = translate(c, seg, wrap(c, lin + first), ACC_READ);
+	load_at(c, &at, buf, first);
+	load_at(c, &next, (uint8_t *)buf + first, n - first);
+}
+
+void mem_write(struct cpu *c, unsigned seg, uint64_t lin, const void *buf,
+	       size_t n)
+{
+	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
+	struct where at = translate(c, seg, lin, ACC_WRITE), next;
+
+	if (first == n) {
+		store_at(c, &at, buf, n);
+		return;
+	}
+	next = translate(c, seg, wrap(c, lin + first), ACC_WRITE);
+	store_at(c, &at, buf, first);
+	store_at(c, &next, (const uint8_t *)buf + first, n - first);
+}
+
+void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write)
+{
+	int acc = write ? ACC_WRITE : ACC_READ;
+
+	translate(c, seg, lin, acc);
+	if ((lin & 0xfff) + n > 0x1000)
+		translate(c, seg, wrap(c, (lin & ~0xfffull) + 0x1000), acc);
+}
+
+/* -- the fast paths ------------------------------------------------------- */
+
+static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
+{
+	return &c->tlb[mmu_of(c, seg)][(lin >> 12) & (TLB_SIZE - 1)];
+}
+
+#define ACCESSORS(bits) \
+uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
+{ \
+	struct tlb_entry *e = entry(c, seg, lin); \
+	uint##bits##_t v; \
+\
+	if (likely((lin ^ e->tag_r) <= 0x1000 - sizeof(v))) \
+		return *(volatile u##bits##g *)(uintptr_t)(lin + e->addend); \
+	mem_read(c, seg, lin, &v, sizeof(v)); \
+	return v; \
+} \
+\
+void st##bits(struct cpu *c, unsigned seg, uint64_t lin, uint##bits##_t v) \
+{ \
+	struct tlb_entry *e = entry(c, seg, lin); \
+\
+	if (likely((lin ^ e->tag_w) <= 0x1000 - sizeof(v))) \
+		*(volatile u##bits##g *)(uintptr_t)(lin + e->addend) = v; \
+	else \
+		mem_write(c, seg, lin, &v, sizeof(v)); \
+}
+
+ACCESSORS(8)
+ACCESSORS(16)
+ACCESSORS(32)
+ACCESSORS(64)
+#undef ACCESSORS
+
+void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size)
+{
+	struct tlb_entry *e = entry(c, seg, lin);
+
+	if (likely((lin ^ e->tag_w) <= 0x1000u - size))
+		return (void *)(uintptr_t)(lin + e->addend);
+	mem_check(c, seg, lin, size, true);
+	if ((lin ^ e->tag_w) <= 0x1000u - size)
+		return (void *)(uintptr_t)(lin + e->addend);
+	return NULL;
+}
+
+void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
+		bool write)
+{
+	struct tlb_entry *e = entry(c, seg, lin);
+	size_t room = 0x1000 - (lin & 0xfff);
+
+	if (((lin ^ (write ? e->tag_w : e->tag_r)) & ~0xfffull)) {
+		translate(c, seg, lin, write ? ACC_WRITE : ACC_READ);
+		if ((lin ^ (write ? e->tag_w : e->tag_r)) & ~0xfffull)
+			return NULL;
+	}
+	*n = MIN(*n, room);
+	return (void *)(uintptr_t)(lin + e->addend);
+}
+
+/* -- code ----------------------------------------------------------------- */
+
+bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
+{
+	struct where at = translate(c, SEG_CS, lin, ACC_EXEC);
+
+	if (!at.slot)
+		return false;
+	out->host = at.host;
+	out->gpa = at.gpa;
+	out->page = page_of(at.slot, at.gpa);
+	return true;
+}
+
+void code_claim(struct cpu *c, struct code_page *p)
+{
+	struct soft_vm *vm = c->vm;
+
+	if (atomic_load(&p->page->state) == PAGE_CODE)
+		return;
+	if (!(atomic_fetch_or(&p->page->state, PAGE_CODE) & PAGE_WMAP))
+		return;
+	world_stop(vm, c);
+	tlb_protect(vm, p->host - (p->gpa & 0xfff));
+	atomic_fetch_and(&p->page->state, ~(uint32_t)PAGE_WMAP);
+	world_start(vm, c);
+}
+
+void code_mark(struct code_page *p, uint64_t gpa, size_t n)
+{
+	atomic_fetch_or(&p->page->granules, granule_mask(gpa, n));
+}
+
+/* -- slots: entry points of the engine ------------------------------------ */
+
+static void slot_free(struct soft_slot *s)
+{
+	free(s->pages);
+	free((void *)s->dirty);
+}
+
+static int slot_add(struct soft_vm *vm, uint64_t gpa, uint64_t size,
+		    void *host, unsigned flags)
+{
+	struct soft_slot *s = &vm->slot[vm->nslots];
+
+	if (vm->nslots == SOFT_MAX_SLOTS)
+		return -ENOSPC;
+	*s = (struct soft_slot){ .gpa = gpa, .size = size, .host = host,
+				 .flags = flags };
+	s->pages = calloc(size >> 12, sizeof(*s->pages));
+	if (flags & HV_MEM_LOG)
+		s->dirty = calloc(((size >> 12) + 63) / 64, sizeof(uint64_t));
+	if (!s->pages || (flags & HV_MEM_LOG && !s->dirty)) {
+		slot_free(s);
+		return -ENOMEM;
+	}
+	vm->nslots++;
+	return 0;
+}
+
+static void change_begin(struct soft_vm *vm)
+{
+	world_stop(vm, NULL);
+	pthread_rwlock_wrlock(&vm->slots);
+}
+
+/* Every block may lie in what changed: new generations by new page structs
+ * are not enough, so the caches are told to start again. */
+static void change_end(struct soft_vm *vm)
+{
+	tlb_flush_all(vm);
+	for (unsigned i = 0; i < vm->vm.max_vcpus; i++)
+		if (vm->cpu[i])
+			cache_forget(vm->cpu[i]);
+	/* Nothing is decoded any more, so nothing needs protection. */
+	for (unsigned i = 0; i < vm->nslots; i++) {
+		uint64_t n = vm->slot[i].size >> 12;
+
+		for (uint64_t k = 0; k < n; k++)
+			if (atomic_load(&vm->slot[i].pages[k].state)) {
+				atomic_store(&vm->slot[i].pages[k].state, 0);
+				atomic_store(&vm->slot[i].pages[k].granules, 0);
+			}
+	}
+	pthread_rwlock_unlock(&vm->slots);
+	world_start(vm, NULL);
+}
+
+int soft_mem_map(struct hv_vm *hv, uint64_t gpa, uint64_t size, void *host,
+		 unsigned flags)
+{
+	struct soft_vm *vm = to_soft(hv);
+	int ret;
+
+	change_begin(vm);
+	ret = slot_add(vm, gpa, size, host, flags);
+	change_end(vm);
+	return ret;
+}
+
+/* Cut [gpa, gpa + size) out of the slots; what is left of a slot stays. */
+static int cut_out(struct soft_vm *vm, uint64_t gpa, uint64_t size,
+		   struct soft_slot *old)
+{
+	uint64_t end = gpa + size;
+	int ret = 0;
+
+	for (unsigned i = 0; i < vm->nslots && !ret; ) {
+		struct soft_slot s = vm->slot[i];
+		uint64_t send = s.gpa + s.size;
+
+		if (send <= gpa || s.gpa >= end) {
+			i++;
+			continue;
+		}
+		*old = s;
+		vm->slot[i] = vm->slot[--vm->nslots];
+		if (s.gpa < gpa)
+			ret = slot_add(vm, s.gpa, gpa - s.gpa, s.host, s.flags);
+		if (!ret && send > end)
+			ret = slot_add(vm, end, send - end,
+				       s.host + (end - s.gpa), s.flags);
+		slot_free(&s);
+	}
+	return ret;
+}
+
+int soft_mem_unmap(struct hv_vm *hv, uint64_t gpa, uint64_t size)
+{
+	struct soft_vm *vm = to_soft(hv);
+	struct soft_slot old;
+	int ret;
+
+	change_begin(vm);
+	ret = cut_out(vm, gpa, size, &old);
+	change_end(vm);
+	return ret;
+}
+
+int soft_mem_protect(struct hv_vm *hv, uint64_t gpa, uint64_t size,
+		     unsigned flags)
+{
+	struct soft_vm *vm = to_soft(hv);
+	uint64_t at = gpa, end = gpa + size;
+	int ret = 0;
+
+	change_begin(vm);
+	while (at < end && !ret) {
+		struct soft_slot *s = phys_slot(vm, at), old;
+		uint64_t part;
+		uint8_t *host;
+
+		if (!s) {
+			ret = -ENOENT;
+			break;
+		}
+		part = MIN(end, s->gpa + s->size) - at;
+		host = s->host + (at - s->gpa);
+		ret = cut_out(vm, at, part, &old);
+		if (!ret)
+			ret = slot_add(vm, at, part, host, flags);
+		at += part;
+	}
+	change_end(vm);
+	return ret;
+}
+
+int soft_mem_fetch_dirty(struct hv_vm *hv, uint64_t gpa, uint64_t size,
+			 uint64_t *bits)
+{
+	struct soft_vm *vm = to_soft(hv);
+	uint64_t pages = size >> 12;
+	int ret = 0;
+
+	memset(bits, 0, (pages + 63) / 64 * 8);
+	world_stop(vm, NULL);
+	for (uint64_t n = 0; n < pages && !ret; n++) {
+		uint64_t at = gpa + (n << 12), k;
+		struct soft_slot *s = phys_slot(vm, at);
+
+		if (!s || !s->dirty) {
+			ret = -ENOENT;
+			break;
+		}
+		k = (at - s->gpa) >> 12;
+		if (atomic_fetch_and(&s->dirty[k / 64], ~BIT(k % 64)) &
+		    BIT(k % 64))
+			bits[n / 64] |= BIT(n % 64);
+	}
+	tlb_flush_all(vm);
+	world_start(vm, NULL);
+	return ret;
+}
+
+void soft_mem_written(struct hv_vm *hv, uint64_t gpa, uint64_t size)
+{
+	struct soft_vm *vm = to_soft(hv);
+
+	pthread_rwlock_rdlock(&vm->slots);
+	phys_written(vm, NULL, gpa, size);
+	pthread_rwlock_unlock(&vm->slots);
+}
+
+void soft_mem_finish(struct soft_vm *vm)
+{
+	for (unsigned i = 0; i < vm->nslots; i++)
+		slot_free(&vm->slot[i]);
+	vm->nslots = 0;
+}

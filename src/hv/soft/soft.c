@@ -1,2 +1,846 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-typedef int placeholder;
+/*
+ * soft.c - the soft engine: life of VMs and vCPUs, and the run loop
+ *
+ * soft_run() is a loop over decoded blocks.  Between two blocks the vCPU looks
+ * at what others asked for (c->request), delivers events and, every
+ * POLL_BLOCKS blocks, compares the TSC with the APIC timer.  Faults and exits
+ * leave the middle of an instruction by longjmp to the setjmp in soft_run();
+ * c->rip is then the instruction that did not finish.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "base/error.h"
+#include "hv/soft/mem.h"
+#include "hv/soft/state.h"
+#include "hv/soft/x86/decode.h"
+#include "hv/soft/x86/lapic.h"
+
+enum { POLL_BLOCKS = 64 };	/* a block is ~6 instructions, ~50 ns */
+
+int x86_combine(unsigned first, unsigned second);
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* -- leaving an instruction ----------------------------------------------- */
+
+static _Noreturn void raise(struct cpu *c, unsigned vector, bool has_error,
+			    uint32_t error)
+{
+	c->fault.pending = true;
+	c->fault.kind = EVENT_FAULT;
+	c->fault.vector = (uint8_t)vector;
+	c->fault.has_error = has_error;
+	c->fault.error = error;
+	longjmp(c->env, LEAVE_FAULT);
+}
+
+_Noreturn void x86_fault(struct cpu *c, unsigned vector, uint32_t error)
+{
+	raise(c, vector, true, error);
+}
+
+_Noreturn void x86_fault_noerr(struct cpu *c, unsigned vector)
+{
+	raise(c, vector, false, 0);
+}
+
+_Noreturn void x86_page_fault(struct cpu *c, uint64_t va, uint32_t error)
+{
+	c->cr2 = va;
+	raise(c, VEC_PF, true, error);
+}
+
+_Noreturn void cpu_leave(struct cpu *c)
+{
+	longjmp(c->env, LEAVE_EXIT);
+}
+
+_Noreturn void cpu_error(struct cpu *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	c->exit->reason = HV_EXIT_ERROR;
+	va_start(ap, fmt);
+	vsnprintf(c->exit->error.text, sizeof(c->exit->error.text), fmt, ap);
+	va_end(ap);
+	longjmp(c->env, LEAVE_EXIT);
+}
+
+/* -- requests and sleep --------------------------------------------------- */
+
+void cpu_request(struct cpu *c, uint32_t bits)
+{
+	atomic_fetch_or(&c->request, bits);
+	if (atomic_exchange(&c->asleep, 0))
+		syscall(SYS_futex, &c->asleep, FUTEX_WAKE_PRIVATE, 1, NULL,
+			NULL, 0);
+}
+
+/* Until a request, or the APIC timer. */
+static void cpu_sleep(struct cpu *c, bool timer)
+{
+	uint64_t until = timer ? lapic_deadline(c) : UINT64_MAX;
+	struct timespec ts = { (time_t)(until / 1000000000),
+			       (long)(until % 1000000000) };
+
+	cpu_park(c);
+	atomic_store(&c->asleep, 1);
+	if (!atomic_load(&c->request))
+		syscall(SYS_futex, &c->asleep, FUTEX_WAIT_BITSET_PRIVATE, 1,
+			until == UINT64_MAX ? NULL : &ts, NULL,
+			FUTEX_BITSET_MATCH_ANY);
+	atomic_store(&c->asleep, 0);
+	cpu_unpark(c);
+}
+
+static void do_sipi(struct cpu *c)
+{
+	struct segreg *cs = &c->seg[SEG_CS];
+
+	if (c->mp != HV_MP_WAIT_SIPI && c->mp != HV_MP_INIT_RECEIVED)
+		return;
+	cs->sel = (uint16_t)(c->sipi_vector << 8);
+	cs->base = (uint64_t)c->sipi_vector << 12;
+	c->rip = 0;
+	c->mp = HV_MP_RUNNABLE;
+	cpu_update_mode(c);
+}
+
+/* false: leave the run loop, exit is filled. */
+static bool serve_requests(struct cpu *c)
+{
+	uint32_t r = atomic_exchange(&c->request, 0);
+
+	if (r & REQ_STOP) {
+		cpu_park(c);
+		cpu_unpark(c);
+	}
+	if (r & REQ_TLB)
+		tlb_flush(c, true);
+	if (r & REQ_INIT) {
+		cpu_reset(c, true);
+		c->mp = c->vcpu.id ? HV_MP_WAIT_SIPI : HV_MP_RUNNABLE;
+	}
+	if (r & REQ_SIPI)
+		do_sipi(c);
+	if (r & REQ_NMI)
+		atomic_store(&c->nmi_pending, true);
+	if (r & REQ_IRQ)
+		c->irq_check = true;
+	if (r & REQ_KICK) {
+		c->exit->reason = HV_EXIT_KICKED;
+		return false;
+	}
+	return true;
+}
+
+/* -- events --------------------------------------------------------------- */
+
+static void deliver_pending(struct cpu *c)
+{
+	if (c->delivering) {
+		int v = x86_combine(c->deliver_vec, c->fault.vector);
+
+		if (v == -2) {
+			c->delivering = false;
+			c->fault.pending = false;
+			x86_shutdown(c);
+		}
+		if (v >= 0) {
+			c->fault.vector = (uint8_t)v;
+			c->fault.has_error = true;
+			c->fault.error = 0;
+		}
+	}
+	c->delivering = true;
+	c->deliver_vec = c->fault.vector;
+	c->inhibit = c->inhibit_ss = false;
+	c->gpr[R_NEXT] = c->rip;
+	x86_deliver(c, c->fault.kind, c->fault.vector, c->fault.has_error,
+		    c->fault.error);
+	c->delivering = false;
+	c->fault.pending = false;
+	c->replay.done = c->replay.at = 0;
+}
+
+static void set_event(struct cpu *c, enum event_kind kind, uint8_t vector)
+{
+	c->fault.pending = true;
+	c->fault.kind = (uint8_t)kind;
+	c->fault.vector = vector;
+	c->fault.has_error = false;
+	c->mp = HV_MP_RUNNABLE;
+	c->stats.interrupts++;
+	deliver_pending(c);
+}
+
+static bool window_open(struct cpu *c)
+{
+	return (c->rflags & FL_IF) && !c->inhibit && !c->inhibit_ss &&
+	       !c->extint && !c->fault.pending;
+}
+
+/* Interrupts at an instruction boundary.  false: exit to the caller. */
+static bool take_events(struct cpu *c)
+{
+	if (atomic_load_explicit(&c->nmi_pending, memory_order_relaxed) &&
+	    !c->nmi_masked && !c->inhibit_ss) {
+		atomic_store(&c->nmi_pending, false);
+		c->nmi_masked = true;
+		set_event(c, EVENT_NMI, VEC_NMI);
+		return true;
+	}
+	if (!(c->rflags & FL_IF) || c->inhibit || c->inhibit_ss)
+		return true;
+	if (c->extint) {
+		c->extint = false;
+		set_event(c, EVENT_INT, c->extint_vector);
+		return true;
+	}
+	if (atomic_load_explicit(&c->want_window, memory_order_relaxed) &&
+	    lapic_accepts_extint(c)) {
+		c->exit->reason = HV_EXIT_IRQ_WINDOW;
+		return false;
+	}
+	if (c->irq_check) {
+		int v = lapic_has_irq(c) ? lapic_ack(c) : -1;
+
+		if (v < 0)
+			c->irq_check = false;
+		else
+			set_event(c, EVENT_INT, (uint8_t)v);
+	}
+	return true;
+}
+
+/* -- the loop ------------------------------------------------------------- */
+
+static uint64_t ip_mask(const struct cpu *c)
+{
+	switch (c->mode) {
+	case MODE_64: return ~0ull;
+	case MODE_REAL: case MODE_VM86: return 0xffff;
+	default: return 0xffffffff;
+	}
+}
+
+static inline void step_over(struct cpu *c, const struct insn *in)
+{
+	c->gpr[R_NEXT] = c->mode == MODE_64 ? c->rip + in->len
+					    : (c->rip + in->len) & ip_mask(c);
+	in->fn(c, in);
+	c->rip = c->gpr[R_NEXT];
+	if (unlikely(c->replay.done))
+		c->replay.done = c->replay.at = 0;
+}
+
+static void run_block(struct cpu *c, const struct block *b)
+{
+	unsigned n = b->n, i = 0;
+
+	c->leave_block = false;
+	do {
+		step_over(c, &b->in[i]);
+	} while (++i < n && !c->leave_block);
+	c->stats.instructions += i;
+}
+
+/* Instruction breakpoints of DR7 that match rip; their bits in DR6. */
+static uint64_t breakpoints(struct cpu *c)
+{
+	uint64_t hit = 0, lin = c->rip;
+
+	if (c->mode != MODE_64)
+		lin = (uint32_t)(lin + c->seg[SEG_CS].base);
+	for (unsigned i = 0; i < 4; i++)
+		if ((c->dr7 >> (2 * i)) & 3 && !((c->dr7 >> (16 + 4 * i)) & 3) &&
+		    c->dr[i] == lin)
+			hit |= BIT(i);
+	return hit;
+}
+
+/* #DB, or the exit of a debugger.  false: exit. */
+static bool debug_trap(struct cpu *c, uint64_t dr6, bool debugger)
+{
+	if (debugger || c->debug & HV_DEBUG_DB) {
+		c->exit->reason = HV_EXIT_DEBUG;
+		c->exit->debug.rip = c->rip;
+		c->exit->debug.dr6 = dr6;
+		c->exit->debug.vector = VEC_DB;
+		return false;
+	}
+	c->dr6 = (c->dr6 & ~0xfull) | dr6 | 0xffff0ff0;
+	c->fault.pending = true;
+	c->fault.kind = EVENT_FAULT;
+	c->fault.vector = VEC_DB;
+	c->fault.has_error = false;
+	deliver_pending(c);
+	return true;
+}
+
+/* One instruction, with everything that debugging may ask.  false: exit. */
+static bool run_one(struct cpu *c)
+{
+	bool tf = c->rflags & FL_TF, shadow = c->inhibit_ss;
+	struct block *b;
+
+	if (c->dr7 & 0xff && !(c->rflags & FL_RF) && !shadow) {
+		uint64_t hit = breakpoints(c);
+
+		if (hit)
+			return debug_trap(c, hit, false);
+	}
+	b = cache_find(c);
+	if (c->debug & HV_DEBUG_BP && b->in[0].bytes[0] == 0xcc) {
+		c->exit->reason = HV_EXIT_DEBUG;
+		c->exit->debug.rip = c->rip;
+		c->exit->debug.dr6 = 0;
+		c->exit->debug.vector = VEC_BP;
+		return false;
+	}
+	c->inhibit = c->inhibit_ss = false;
+	step_over(c, &b->in[0]);
+	if (!(b->in[0].flags & IN_ENDS))
+		c->rflags &= ~(uint64_t)FL_RF;
+	c->stats.instructions++;
+	if (tf && !c->inhibit_ss && !debug_trap(c, BIT(14), false))
+		return false;
+	if (c->debug & HV_DEBUG_STEP)
+		return debug_trap(c, BIT(14), true);
+	return true;
+}
+
+/* false: exit. */
+static bool wait_runnable(struct cpu *c)
+{
+	while (c->mp != HV_MP_RUNNABLE) {
+		bool halted = c->mp == HV_MP_HALTED;
+
+		if (halted) {
+			lapic_poll(c);
+			if (atomic_load(&c->nmi_pending) ||
+			    (c->rflags & FL_IF &&
+			     (lapic_has_irq(c) || c->extint ||
+			      (atomic_load(&c->want_window) &&
+			       lapic_accepts_extint(c))))) {
+				c->mp = HV_MP_RUNNABLE;
+				c->irq_check = true;
+				break;
+			}
+		}
+		if (!atomic_load(&c->request)) {
+			c->stats.exec_ns += now_ns();
+			cpu_sleep(c, halted);
+			c->stats.exec_ns -= now_ns();
+		}
+		if (atomic_load(&c->request) && !serve_requests(c))
+			return false;
+	}
+	return true;
+}
+
+static void loop(struct cpu *c)
+{
+	unsigned poll = 0;
+	uint8_t vector;
+
+	for (;;) {
+		if (unlikely(atomic_load_explicit(&c->request,
+						  memory_order_relaxed)) &&
+		    !serve_requests(c))
+			return;
+		if (unlikely(c->mp != HV_MP_RUNNABLE) && !wait_runnable(c))
+			return;
+		if (!poll--) {
+			poll = POLL_BLOCKS;
+			lapic_poll(c);
+			c->irq_check = true;
+			if (lapic_take_eoi(c, &vector)) {
+				c->exit->reason = HV_EXIT_EOI;
+				c->exit->eoi.vector = vector;
+				return;
+			}
+		}
+		if (!take_events(c))
+			return;
+		if (unlikely(c->inhibit | c->inhibit_ss | !!c->debug |
+			     !!(c->rflags & (FL_TF | FL_RF)) |
+			     !!(c->dr7 & 0xff))) {
+			if (!run_one(c))
+				return;
+			continue;
+		}
+		run_block(c, cache_find(c));
+		/* An EOI of a level interrupt must not wait for the poll. */
+		if (unlikely(c->irq_check))
+			poll = 0;
+	}
+}
+
+/* The caller has answered what we asked. */
+static void absorb(struct cpu *c, struct hv_exit *exit)
+{
+	struct replay *r = &c->replay;
+	uint64_t v = 0;
+
+	if (!r->waiting)
+		return;
+	switch (exit->reason) {
+	case HV_EXIT_MMIO:
+		v = exit->mmio.value;
+		if (exit->mmio.size < 8)
+			v &= BIT(8 * exit->mmio.size) - 1;
+		break;
+	case HV_EXIT_PIO: v = exit->pio.value; break;
+	default: break;
+	}
+	r->value[r->done++] = v;
+	r->waiting = false;
+}
+
+static int run(struct cpu *c, struct hv_exit *exit, bool one)
+{
+	absorb(c, exit);
+	c->exit = exit;
+	c->replay.at = 0;
+	exit->reason = HV_EXIT_NONE;
+	cpu_unpark(c);
+	c->stats.exec_ns -= now_ns();
+	if (!one)
+		kvmpv_enter(c);
+	switch (setjmp(c->env)) {
+	case LEAVE_FAULT:
+		if (c->world_held)
+			world_start(c->vm, c);
+		c->replay.done = c->replay.at = 0;
+		break;
+	case LEAVE_EXIT:
+		if (c->world_held)
+			world_start(c->vm, c);
+		goto out;
+	default:
+		break;
+	}
+	if (c->fault.pending)
+		deliver_pending(c);
+	if (one) {
+		if (c->replay.done)
+			step_over(c, &cache_find(c)->in[0]);
+	} else {
+		/* A half-done instruction ends before anything else. */
+		if (c->replay.done)
+			step_over(c, &cache_find(c)->in[0]);
+		loop(c);
+	}
+out:
+	c->stats.exec_ns += now_ns();
+	c->stats.exits[exit->reason]++;
+	cpu_park(c);
+	return 0;
+}
+
+static int soft_run(struct hv_vcpu *v, struct hv_exit *exit)
+{
+	return run(to_cpu(v), exit, false);
+}
+
+static int soft_complete(struct hv_vcpu *v, struct hv_exit *exit)
+{
+	struct cpu *c = to_cpu(v);
+	int ret;
+
+	if (!c->replay.waiting)
+		return 0;
+	ret = run(c, exit, true);
+	return ret ? ret : c->replay.waiting;
+}
+
+static void soft_kick(struct hv_vcpu *v)
+{
+	cpu_request(to_cpu(v), REQ_KICK);
+}
+
+/* -- interrupts ----------------------------------------------------------- */
+
+static int soft_msi(struct hv_vm *hv, uint64_t addr, uint32_t data)
+{
+	return lapic_msi(to_soft(hv), addr, data);
+}
+
+static int soft_inject(struct hv_vcpu *v, uint8_t vector)
+{
+	struct cpu *c = to_cpu(v);
+
+	if (!window_open(c))
+		return -EBUSY;
+	c->extint = true;
+	c->extint_vector = vector;
+	return 0;
+}
+
+static bool soft_ready(struct hv_vcpu *v)
+{
+	return window_open(to_cpu(v)) && lapic_accepts_extint(to_cpu(v));
+}
+
+static void soft_want_window(struct hv_vcpu *v, bool want)
+{
+	struct cpu *c = to_cpu(v);
+
+	atomic_store(&c->want_window, want);
+	if (want)
+		cpu_request(c, REQ_WINDOW);
+}
+
+static int soft_nmi(struct hv_vcpu *v)
+{
+	cpu_request(to_cpu(v), REQ_NMI);
+	return 0;
+}
+
+/* -- routes, eventfds, doorbells ------------------------------------------ */
+
+/* One thread per VM, started by the first irqfd: eventfd -> message. */
+struct irqfds {
+	pthread_t thread;
+	int epoll, stop;
+	struct soft_vm *vm;
+};
+
+static void *irqfd_main(void *arg)
+{
+	struct irqfds *q = arg;
+	struct epoll_event ev[16];
+
+	for (;;) {
+		int n = epoll_wait(q->epoll, ev, ARRAY_SIZE(ev), -1);
+
+		for (int i = 0; i < n; i++) {
+			uint32_t gsi = ev[i].data.u32;
+			uint64_t count, addr;
+			uint32_t data;
+			int fd;
+
+			if (gsi >= SOFT_MAX_ROUTES)
+				return NULL;
+			pthread_mutex_lock(&q->vm->lock);
+			fd = q->vm->route[gsi].fd;
+			addr = q->vm->route[gsi].addr;
+			data = q->vm->route[gsi].data;
+			if (fd < 0 || read(fd, &count, 8) != 8)
+				addr = 0;
+			pthread_mutex_unlock(&q->vm->lock);
+			if (addr)
+				lapic_msi(q->vm, addr, data);
+		}
+	}
+}
+
+static int irqfds_start(struct soft_vm *vm)
+{
+	struct irqfds *q = calloc(1, sizeof(*q));
+	struct epoll_event ev = { .events = EPOLLIN, .data.u32 = UINT32_MAX };
+	int ret = -ENOMEM, fds[2];
+
+	if (!q)
+		return ret;
+	q->vm = vm;
+	if (pipe(fds))
+		goto err;
+	q->stop = fds[1];
+	q->epoll = epoll_create1(EPOLL_CLOEXEC);
+	ret = -errno;
+	if (q->epoll < 0 || epoll_ctl(q->epoll, EPOLL_CTL_ADD, fds[0], &ev))
+		goto err;
+	ret = -pthread_create(&q->thread, NULL, irqfd_main, q);
+	if (ret)
+		goto err;
+	vm->irqfd_thread = q;
+	return 0;
+err:
+	free(q);
+	return ret;
+}
+
+static void irqfds_stop(struct soft_vm *vm)
+{
+	struct irqfds *q = vm->irqfd_thread;
+
+	if (!q)
+		return;
+	if (write(q->stop, "", 1) == 1)
+		pthread_join(q->thread, NULL);
+	close(q->stop);
+	close(q->epoll);
+	free(q);
+}
+
+static int soft_route(struct hv_vm *hv, uint32_t gsi, uint64_t addr,
+		      uint32_t data)
+{
+	struct soft_vm *vm = to_soft(hv);
+
+	if (gsi >= SOFT_MAX_ROUTES)
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	vm->route[gsi].addr = addr;
+	vm->route[gsi].data = data;
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+static int soft_irqfd(struct hv_vm *hv, uint32_t gsi, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.u32 = gsi };
+	struct soft_vm *vm = to_soft(hv);
+	struct irqfds *q;
+	int ret = 0, old;
+
+	if (gsi >= SOFT_MAX_ROUTES)
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->irqfd_thread)
+		ret = irqfds_start(vm);
+	q = vm->irqfd_thread;
+	if (!ret) {
+		old = vm->route[gsi].fd;
+		if (old >= 0)
+			epoll_ctl(q->epoll, EPOLL_CTL_DEL, old, NULL);
+		vm->route[gsi].fd = fd;
+		if (fd >= 0 && epoll_ctl(q->epoll, EPOLL_CTL_ADD, fd, &ev)) {
+			ret = -errno;
+			vm->route[gsi].fd = -1;
+		}
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return ret;
+}
+
+static bool same_doorbell(const struct hv_doorbell *a,
+			  const struct hv_doorbell *b)
+{
+	return a->space == b->space && a->addr == b->addr &&
+	       a->size == b->size && a->match == b->match &&
+	       (!a->match || a->value == b->value);
+}
+
+static int doorbell_add(struct soft_vm *vm, const struct hv_doorbell *db,
+			int fd)
+{
+	unsigned n = vm->ndoorbells + 1;
+	struct hv_doorbell *d = realloc(vm->doorbells, n * sizeof(*d));
+	int *fds;
+
+	if (!d)
+		return -ENOMEM;
+	vm->doorbells = d;
+	fds = realloc(vm->doorbell_fds, n * sizeof(*fds));
+	if (!fds)
+		return -ENOMEM;
+	vm->doorbell_fds = fds;
+	d[n - 1] = *db;
+	fds[n - 1] = fd;
+	vm->ndoorbells = n;
+	return 0;
+}
+
+static int soft_doorbell(struct hv_vm *hv, const struct hv_doorbell *db,
+			 int fd, bool add)
+{
+	struct soft_vm *vm = to_soft(hv);
+	int ret = -ENOENT;
+
+	pthread_rwlock_wrlock(&vm->slots);
+	for (unsigned i = 0; i < vm->ndoorbells; i++) {
+		if (!same_doorbell(&vm->doorbells[i], db))
+			continue;
+		ret = -EEXIST;
+		if (add)
+			break;
+		ret = 0;
+		vm->ndoorbells--;
+		vm->doorbells[i] = vm->doorbells[vm->ndoorbells];
+		vm->doorbell_fds[i] = vm->doorbell_fds[vm->ndoorbells];
+		break;
+	}
+	if (add && ret == -ENOENT)
+		ret = doorbell_add(vm, db, fd);
+	pthread_rwlock_unlock(&vm->slots);
+	return ret;
+}
+
+/* -- life ----------------------------------------------------------------- */
+
+/* The TSC against the monotonic clock: 10 ms give 1 in 10^5. */
+static uint32_t measure_tsc_khz(void)
+{
+	struct timespec ts = { 0, 10000000 };
+	uint64_t t0 = now_ns(), c0 = __rdtsc(), t1, c1;
+
+	nanosleep(&ts, NULL);
+	t1 = now_ns();
+	c1 = __rdtsc();
+	return (uint32_t)((c1 - c0) * 1000000 / (t1 - t0));
+}
+
+static int soft_probe(struct hv_caps *caps, struct husk_error *err)
+{
+	if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") ||
+	    !__builtin_cpu_supports("fma"))
+		return error_set(err, -ENOTSUP, "engine soft: this processor "
+				 "lacks AVX2, BMI2 or FMA (x86-64-v3)");
+	*caps = (struct hv_caps){
+		.max_vcpus = HV_MAX_VCPUS, .phys_bits = 46, .linear_bits = 48,
+		.dirty_log = true, .doorbell = true, .irqfd = true,
+		.debug = true,
+	};
+	return 0;
+}
+
+static int soft_vm_init(struct hv_vm *hv, struct husk_error *err)
+{
+	struct soft_vm *vm = to_soft(hv);
+
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_init(&vm->world, NULL);
+	pthread_mutex_init(&vm->code, NULL);
+	pthread_rwlock_init(&vm->slots, NULL);
+	for (unsigned i = 0; i < SOFT_MAX_ROUTES; i++)
+		vm->route[i].fd = -1;
+	hv->tsc_khz = measure_tsc_khz();
+	vm->clock_offset = -(int64_t)now_ns();
+	return 0;
+}
+
+static void soft_vm_finish(struct hv_vm *hv)
+{
+	struct soft_vm *vm = to_soft(hv);
+
+	irqfds_stop(vm);
+	soft_mem_finish(vm);
+	free(vm->doorbells);
+	free(vm->doorbell_fds);
+	pthread_mutex_destroy(&vm->lock);
+	pthread_mutex_destroy(&vm->world);
+	pthread_mutex_destroy(&vm->code);
+	pthread_rwlock_destroy(&vm->slots);
+}
+
+static void soft_vcpu_finish(struct hv_vcpu *v)
+{
+	struct cpu *c = to_cpu(v);
+
+	world_stop(c->vm, NULL);
+	c->vm->cpu[v->id] = NULL;
+	world_start(c->vm, NULL);
+	lapic_finish(c);
+	fpu_finish(c);
+	cache_finish(c);
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		if (c->tlb[m])
+			munmap(c->tlb[m], TLB_SIZE * sizeof(struct tlb_entry));
+}
+
+static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
+{
+	struct cpu *c = to_cpu(v);
+	struct soft_vm *vm = to_soft(v->vm);
+	int ret;
+
+	c->vm = vm;
+	c->parked = 1;
+	c->interp_only = !strcmp(v->vm->options, "interp");
+	for (unsigned m = 0; m < MMU_COUNT; m++) {
+		c->tlb[m] = mmap(NULL, TLB_SIZE * sizeof(struct tlb_entry),
+				 PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (c->tlb[m] == MAP_FAILED) {
+			c->tlb[m] = NULL;
+			ret = -ENOMEM;
+			goto err;
+		}
+	}
+	tlb_reset(c);
+	ret = cache_init(c);
+	if (!ret)
+		ret = lapic_init(c);
+	if (ret)
+		goto err;
+	ret = cpuid_model(v->vm->cpu_model, v->id, v->vm->max_vcpus,
+			  v->vm->tsc_khz, v->vm->caps.phys_bits, c->cpuid,
+			  ARRAY_SIZE(c->cpuid), err);
+	if (ret < 0)
+		goto err;
+	c->ncpuid = (unsigned)ret;
+	cpu_reset(c, false);
+	world_stop(vm, NULL);
+	vm->cpu[v->id] = c;
+	world_start(vm, NULL);
+	return 0;
+err:
+	soft_vcpu_finish(v);
+	return error_errno(err, ret, "vCPU %u", v->id);
+}
+
+static int soft_debug(struct hv_vcpu *v, unsigned flags)
+{
+	to_cpu(v)->debug = flags;
+	return 0;
+}
+
+static int soft_stats(struct hv_vcpu *v, struct hv_stats *stats)
+{
+	*stats = to_cpu(v)->stats;
+	return 0;
+}
+
+const struct hv_engine hv_engine_soft = {
+	.name		= "soft",
+	.vm_size	= sizeof(struct soft_vm),
+	.vcpu_size	= sizeof(struct cpu),
+	.probe		= soft_probe,
+	.vm_init	= soft_vm_init,
+	.vm_finish	= soft_vm_finish,
+	.vcpu_init	= soft_vcpu_init,
+	.vcpu_finish	= soft_vcpu_finish,
+	.mem_map	= soft_mem_map,
+	.mem_unmap	= soft_mem_unmap,
+	.mem_protect	= soft_mem_protect,
+	.mem_fetch_dirty = soft_mem_fetch_dirty,
+	.mem_written	= soft_mem_written,
+	.run		= soft_run,
+	.complete	= soft_complete,
+	.kick		= soft_kick,
+	.get		= soft_get,
+	.set		= soft_set,
+	.msi		= soft_msi,
+	.route		= soft_route,
+	.irqfd		= soft_irqfd,
+	.inject		= soft_inject,
+	.ready		= soft_ready,
+	.want_window	= soft_want_window,
+	.nmi		= soft_nmi,
+	.doorbell	= soft_doorbell,
+	.cpuid		= soft_cpuid,
+	.clock_get	= soft_clock_get,
+	.clock_set	= soft_clock_set,
+	.debug		= soft_debug,
+	.stats		= soft_stats,
+};

@@ -159,7 +159,13 @@ struct soft_vm {
 	void *irqfd_thread;
 	int64_t clock_offset;		/* kvm-clock ns = CLOCK_MONOTONIC + it */
 	struct cpu *cpu[HV_MAX_VCPUS];	/* by id, set atomically */
-	_Atomic uint32_t stop_world;	/* >0: vCPUs park at block ends */
+	/*
+	 * Lock order: world, slots, code.  Who waits for world is parked, so
+	 * its holder never waits for somebody who waits for it.
+	 */
+	pthread_mutex_t world;		/* held while the world is stopped */
+	pthread_rwlock_t slots;		/* slot table, for threads that are not vCPUs */
+	pthread_mutex_t code;		/* decoding, and forgetting decoded code */
 };
 
 /* -- TLB ------------------------------------------------------------------ */
@@ -245,7 +251,8 @@ struct cpu {
 
 	/* Events. */
 	struct {
-		bool pending, has_error, soft, is_int;
+		bool pending, has_error;
+		uint8_t kind;		/* enum event_kind */
 		uint8_t vector, ilen;
 		uint32_t error;
 		uint64_t cr2;
@@ -272,9 +279,16 @@ struct cpu {
 	struct hv_exit *exit;		/* the caller's, valid inside run */
 	struct replay replay;
 	bool leave_block;		/* the running block changed: end it */
+	bool world_held;		/* this vCPU has stopped the others */
+	bool irq_check;			/* the APIC may have something to deliver */
+	uint64_t tlb_touched[MMU_COUNT];	/* pieces of 64 entries in use */
+	/* Range of the large pages in the TLB, by half of the address space:
+	 * INVLPG inside it cannot know which entries are pieces of one. */
+	uint64_t large_lo[2], large_hi[2];
 	uint64_t tlb_gen;		/* +1 at each flush */
 	struct tlb_entry *tlb[MMU_COUNT];
 	struct block_cache *cache;
+	void *fpu_cache;		/* x86/fpu.c: generated code */
 	struct hv_cpuid cpuid[64];
 	unsigned ncpuid;
 	struct hv_stats stats;
@@ -418,6 +432,7 @@ uint64_t kvmpv_hypercall(struct cpu *c);	/* vmcall: result for rax */
 
 /* fpu.c */
 void fpu_reset(struct cpu *c);
+void fpu_finish(struct cpu *c);
 void fpu_get(struct cpu *c, uint8_t *xsave);
 int fpu_set(struct cpu *c, const uint8_t *xsave);
 bool fpu_set_xcr0(struct cpu *c, uint64_t v);

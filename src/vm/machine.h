@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * machine.h - the inside of struct vm and struct vm_config
+ */
+#ifndef VM_MACHINE_H
+#define VM_MACHINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "husk/hv.h"
+#include "husk/vm.h"
+#include "vm/device.h"
+
+enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
+
+struct disk_config {
+	char *path;
+	char *serial;		/* may be NULL */
+	bool readonly;
+};
+
+struct vm_config {
+	char *kernel, *initrd, *cmdline, *engine;
+	unsigned cpus;
+	uint64_t memory;
+	enum vm_reboot reboot;
+	struct disk_config disk[MAX_DISKS];
+	unsigned ndisks;
+	unsigned nrngs;		/* beyond the one that is always there */
+	bool debug_exit, testdev;
+	struct {
+		vm_output *output;
+		void *opaque;
+	} port[VM_PORTS];
+	void (*log)(void *opaque, const char *text);
+	void *log_opaque;
+};
+
+/* RAM from 0 to low and from 4 GiB on; one piece of host memory. */
+struct guest_mem {
+	struct hv_vm *hv;
+	uint8_t *host;
+	uint64_t size, low;
+};
+
+int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
+	     struct husk_error *err);
+void mem_finish(struct guest_mem *mem);		/* zeroes are fine */
+
+struct vcpu {
+	struct vm *vm;
+	struct hv_vcpu *hv;
+	pthread_t thread;
+	bool started;
+	struct hv_exit exit;		/* the last one; its thread's */
+};
+
+/* (i) constant after creation   (l) under lock */
+struct vm {
+	struct hv_vm *hv;		/* (i) */
+	struct guest_mem mem;		/* (i) */
+	struct bus *mmio, *pio;		/* (i) */
+	struct loop *loop;		/* (i) */
+	struct dev_env env;		/* (i) */
+	struct dev *devs;		/* (i) last created first */
+	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg;	/* (i) */
+	struct vcpu cpu[VM_MAX_CPUS];
+	unsigned ncpus;			/* (i) */
+	bool again;			/* (i) */
+	void (*log)(void *opaque, const char *text);	/* (i) */
+	void *log_opaque;		/* (i) */
+	int event_fd;			/* (i) */
+
+	atomic_bool stopping;
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	unsigned running;		/* (l) vCPU threads */
+	bool has_started, has_stopped;	/* (l) */
+	struct vm_stopped result;	/* (l) the first reason wins */
+};
+
+/* run.c */
+int run_start(struct vm *vm, struct husk_error *err);
+void run_join(struct vm *vm);
+/* Stop for this reason unless there is one already.  Any thread. */
+void run_end(struct vm *vm, enum vm_stop_reason reason, int code,
+	     const char *text);
+void run_pic_output(void *sink, bool level);
+
+#endif /* VM_MACHINE_H */
