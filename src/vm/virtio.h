@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio.h - what a virtio device adds to a device
+ *
+ * virtio.c owns negotiation, queues, config space, the device's thread and
+ * its saved state; pci.c is the transport.  A device holds only its own work.
+ */
+#ifndef VM_VIRTIO_H
+#define VM_VIRTIO_H
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "vm/device.h"
+#include "vm/pci.h"
+
+enum { VIRTQ_MAX_SIZE = 1024, VIRTIO_MAX_QUEUES = 16 };
+
+enum { VIRTIO_ID_BLK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
+
+/* Offered by virtio_init() for every device. */
+#define VIRTIO_F_INDIRECT_DESC	BIT(28)
+#define VIRTIO_F_EVENT_IDX	BIT(29)
+#define VIRTIO_F_VERSION_1	BIT(32)
+
+struct virtio;
+struct virtq;
+
+/*
+ * One request, already checked: every byte lies in guest memory.  The arrays
+ * are the queue's and last until the next virtq_pop() of the same queue; who
+ * keeps a request longer copies them.
+ */
+struct virtq_chain {
+	const struct iovec *readable, *writable;	/* by the device */
+	const uint64_t *writable_gpa;
+	unsigned nreadable, nwritable;
+	uint16_t head;
+};
+
+/* All three with v->lock held: in kick, work, start and stop. */
+/* 1: got one; 0: queue empty; < 0: driver broke the rules, device stopped. */
+int virtq_pop(struct virtq *q, struct virtq_chain *chain);
+/* len: bytes written.  Tells the machine that chain->writable has changed. */
+void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t len);
+/* Interrupt the driver if it wants that.  Once per batch. */
+void virtq_flush(struct virtq *q);
+
+/* All members but id, nqueues and kick may be NULL or 0. */
+struct virtio_class {
+	struct dev_class dev;
+	uint16_t id;			/* VIRTIO_ID_* */
+	uint8_t nqueues;
+	uint16_t queue_size;		/* largest; 0: 256 */
+	uint16_t config_size;
+	uint32_t pci_class;		/* 24 bits */
+
+	/* All with v->lock held. */
+	/* DRIVER_OK or resumed: features are fixed, the queues are valid. */
+	int (*start)(struct virtio *v);
+	/* On return the device has no request left in flight. */
+	void (*stop)(struct virtio *v);
+	/* The driver rang queue q.  Runs on the device's thread. */
+	void (*kick)(struct virtio *v, struct virtq *q);
+	/* virtio_wake() was called.  Runs on the device's thread. */
+	void (*work)(struct virtio *v);
+	/* The driver wrote config bytes [off, off + len).  NULL: read-only. */
+	void (*config_written)(struct virtio *v, unsigned off, unsigned len);
+};
+
+/* (i) set by the end of init, then constant   (v) under v->lock */
+struct virtio {
+	struct dev dev;
+	const struct virtio_class *class;	/* (i) */
+	uint64_t offered;		/* (i) feature bits; set before init */
+	uint64_t accepted;		/* (v) valid from start to stop */
+	uint8_t *config;		/* (v) config_size bytes, little endian */
+	struct virtq *queue[VIRTIO_MAX_QUEUES];	/* (i) */
+
+	/*
+	 * Guards all of the below and the MSI-X table.  Taken inside
+	 * dev->lock; the device's thread takes only this one, so that the
+	 * bus may hold dev->lock on any path that leads here.
+	 */
+	pthread_mutex_t lock;
+	pthread_t thread;		/* (i) */
+	int wake_fd;			/* (i) */
+	bool quit, paused, started;	/* (v) */
+
+	uint8_t status, generation, isr;	/* (v) */
+	uint32_t device_select, driver_select;	/* (v) */
+	uint16_t queue_select, config_vector;	/* (v) */
+
+	struct pci_func pci;
+	uint8_t window_cap;		/* (i) offset of the cfg window */
+	uint64_t doorbell_base;		/* where doorbells were set; 0: none */
+};
+
+/* Before: offered.  After: fill config.  A failed init leaves nothing. */
+int virtio_init(struct virtio *v, struct husk_error *err);
+void virtio_finish(struct virtio *v);
+/* Not from inside kick or work. */
+void virtio_config_changed(struct virtio *v);
+/* Have work() called soon.  Any thread, never blocks. */
+void virtio_wake(struct virtio *v);
+/* The driver broke a rule: NEEDS_RESET, logged once.  Returns -EPROTO. */
+int virtio_broken(struct virtio *v, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* For the dev_class of every virtio device. */
+void virtio_reset(struct dev *dev);
+void virtio_pause(struct dev *dev);
+void virtio_resume(struct dev *dev);
+void virtio_state(struct dev *dev, struct state *s);
+int virtio_check(struct dev *dev);
+
+static inline struct virtio *to_virtio(struct dev *dev)
+{
+	return container_of(dev, struct virtio, dev);
+}
+
+/* -- the devices ---------------------------------------------------------- */
+
+extern const struct virtio_class virtio_rng_class;	/* arg NULL */
+
+struct block;
+/* The block stays the caller's and must outlive the device. */
+struct virtio_blk_arg {
+	struct block *block;
+	const char *serial;		/* at most 20 bytes count; NULL: none */
+};
+extern const struct virtio_class virtio_blk_class;
+
+struct virtio_console_arg {
+	/* Bytes from the guest; on the device's thread. */
+	void (*output)(void *sink, const void *data, size_t len);
+	void *sink;
+};
+extern const struct virtio_class virtio_console_class;
+/* Bytes from the outside; how many were taken. */
+size_t virtio_console_input(struct dev *dev, const void *data, size_t len);
+/* Told, on the device's thread, when more fit after a short input. */
+void virtio_console_on_room(struct dev *dev, void (*f)(void *sink), void *sink);
+void virtio_console_resize(struct dev *dev, uint16_t cols, uint16_t rows);
+
+#endif /* VM_VIRTIO_H */

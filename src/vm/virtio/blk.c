@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * blk.c - virtio block device over any struct block
+ *
+ * A request is taken from the queue on the device's thread, lent to the
+ * block, and comes back on any thread by done(), which only puts it on a
+ * list and wakes the device's thread; that one answers the driver.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "vm/block.h"
+#include "vm/virtio.h"
+
+#define F_SEG_MAX	BIT(2)
+#define F_RO		BIT(5)
+#define F_BLK_SIZE	BIT(6)
+#define F_FLUSH		BIT(9)
+#define F_DISCARD	BIT(13)
+#define F_WRITE_ZEROES	BIT(14)
+
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11,
+       T_WRITE_ZEROES = 13 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+
+enum {
+	SEG_MAX = 126,		/* + header and status: half a queue */
+	PIECES = SEG_MAX + 2,
+	REQUESTS = 128,		/* in flight; the rest waits in the queue */
+	ID_SIZE = 20,		/* bytes of serial, not terminated */
+	MAX_RANGE = 1 << 21,	/* sectors of one discard: 1 GiB */
+};
+
+struct header { uint32_t type, reserved; uint64_t sector; };
+struct range { uint64_t sector; uint32_t count, flags; };
+
+struct blk;
+
+struct blk_req {
+	struct block_req req;
+	struct blk *blk;
+	struct blk_req *next;
+	int err;
+	uint32_t written;		/* bytes of data, on success */
+	uint8_t *status;
+	struct virtq_chain chain;	/* its arrays are these: */
+	struct iovec writable[PIECES];
+	uint64_t gpa[PIECES];
+	struct iovec data[PIECES];
+};
+
+/* (v) under v.lock   (d) under done_lock */
+struct blk {
+	struct virtio v;
+	struct block *block;		/* (i) */
+	char serial[ID_SIZE];		/* (i) */
+	struct blk_req *reqs, *free;	/* (i), (v) */
+	unsigned inflight;		/* (v) */
+	pthread_mutex_t done_lock;
+	struct blk_req *done;		/* (d) */
+};
+
+static struct blk *to_blk(struct virtio *v)
+{
+	return container_of(v, struct blk, v);
+}
+
+/* -- answers -------------------------------------------------------------- */
+
+static void answer(struct blk_req *r, uint8_t status)
+{
+	struct blk *blk = r->blk;
+
+	*r->status = status;
+	virtq_push(blk->v.queue[0], &r->chain,
+		   status == S_OK ? r->written + 1 : 1);
+	r->next = blk->free;
+	blk->free = r;
+}
+
+/* The block's thread, or ours inside block_submit(). */
+static void blk_done(struct block_req *req, int err)
+{
+	struct blk_req *r = container_of(req, struct blk_req, req);
+	struct blk *blk = r->blk;
+	bool first;
+
+	r->err = err;
+	pthread_mutex_lock(&blk->done_lock);
+	first = !blk->done;
+	r->next = blk->done;
+	blk->done = r;
+	/* Inside the lock: afterwards r and blk may be gone. */
+	if (first)
+		virtio_wake(&blk->v);
+	pthread_mutex_unlock(&blk->done_lock);
+}
+
+static void submit(struct blk_req *r)
+{
+	r->blk->inflight++;
+	r->req.done = blk_done;
+	block_submit(r->blk->block, &r->req);
+}
+
+static void finish_done(struct blk *blk)
+{
+	struct blk_req *r, *next;
+
+	pthread_mutex_lock(&blk->done_lock);
+	r = blk->done;
+	blk->done = NULL;
+	pthread_mutex_unlock(&blk->done_lock);
+	for (; r; r = next) {
+		next = r->next;
+		blk->inflight--;
+		/* Without FLUSH the driver takes a write for durable. */
+		if (!r->err && r->req.op == BLOCK_WRITE &&
+		    !(blk->v.accepted & F_FLUSH)) {
+			r->req.op = BLOCK_FLUSH;
+			submit(r);
+			continue;
+		}
+		answer(r, !r->err ? S_OK :
+			  r->err == -EOPNOTSUPP ? S_UNSUPP : S_IOERR);
+	}
+}
+
+/* -- requests ------------------------------------------------------------- */
+
+/* Copy len bytes off the front of the list.  false: too short. */
+static bool take_front(struct iovec *iov, unsigned n, void *dst, size_t len)
+{
+	uint8_t *p = dst;
+
+	for (unsigned i = 0; i < n && len; i++) {
+		size_t part = MIN(len, iov[i].iov_len);
+
+		memcpy(p, iov[i].iov_base, part);
+		iov[i].iov_base = (char *)iov[i].iov_base + part;
+		iov[i].iov_len -= part;
+		p += part;
+		len -= part;
+	}
+	return !len;
+}
+
+static uint64_t total(const struct iovec *iov, unsigned n)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		sum += iov[i].iov_len;
+	return sum;
+}
+
+static bool in_disk(const struct blk *blk, uint64_t sector, uint64_t len)
+{
+	uint64_t size = blk->block->size;
+
+	return sector <= size / 512 && len <= size - sector * 512 &&
+	       !(sector * 512 % blk->block->sector) &&
+	       !(len % blk->block->sector);
+}
+
+static int start_transfer(struct blk_req *r, uint64_t sector, unsigned n)
+{
+	uint64_t len = total(r->data, n);
+
+	if (!in_disk(r->blk, sector, len))
+		return S_IOERR;
+	if (r->req.op == BLOCK_READ)
+		r->written = len;
+	else if (r->blk->block->readonly)
+		return S_IOERR;
+	r->req.offset = sector * 512;
+	r->req.len = len;
+	r->req.iov = r->data;
+	r->req.iovcnt = n;
+	submit(r);
+	return -1;
+}
+
+static int get_id(struct blk_req *r, unsigned n)
+{
+	/* Linux sends GET_ID without negotiation (5.2.6): answer it. */
+	for (unsigned i = 0; i < n && r->written < ID_SIZE; i++) {
+		size_t part = MIN((size_t)(ID_SIZE - r->written),
+				  r->data[i].iov_len);
+
+		memcpy(r->data[i].iov_base, r->blk->serial + r->written, part);
+		r->written += part;
+	}
+	return S_OK;
+}
+
+static int start_range(struct blk_req *r, unsigned n)
+{
+	uint64_t allowed = r->req.op == BLOCK_DISCARD ? F_DISCARD :
+							F_WRITE_ZEROES;
+	struct range range;
+
+	if (!(r->blk->v.accepted & allowed))
+		return S_UNSUPP;
+	/* One range: that is what the config space says. */
+	if (total(r->data, n) != sizeof(range) ||
+	    !take_front(r->data, n, &range, sizeof(range)))
+		return S_UNSUPP;
+	/* Bit 0, unmap: a permission for zeroes, an error for discard. */
+	if (range.flags & ~(r->req.op == BLOCK_ZERO ? 1u : 0u))
+		return S_UNSUPP;
+	if (range.count > MAX_RANGE ||
+	    !in_disk(r->blk, range.sector, range.count * 512ull))
+		return S_IOERR;
+	r->req.offset = range.sector * 512;
+	r->req.len = range.count * 512ull;
+	submit(r);
+	return -1;
+}
+
+/* -1: submitted; else the status to answer at once */
+static int begin(struct blk_req *r, const struct header *h, unsigned nout,
+		 unsigned nin)
+{
+	switch (h->type) {
+	case T_IN:
+		r->req.op = BLOCK_READ;
+		return start_transfer(r, h->sector, nin);
+	case T_OUT:
+		r->req.op = BLOCK_WRITE;
+		return start_transfer(r, h->sector, nout);
+	case T_FLUSH:
+		r->req.op = BLOCK_FLUSH;
+		submit(r);
+		return -1;
+	case T_GET_ID:
+		return get_id(r, nin);
+	case T_DISCARD:
+		r->req.op = BLOCK_DISCARD;
+		return start_range(r, nout);
+	case T_WRITE_ZEROES:
+		r->req.op = BLOCK_ZERO;
+		return start_range(r, nout);
+	}
+	return S_UNSUPP;
+}
+
+/* data: what the device reads or, for IN and GET_ID, what it writes. */
+static int handle(struct blk *blk, struct blk_req *r,
+		  const struct virtq_chain *chain)
+{
+	unsigned nw = chain->nwritable, nr = chain->nreadable;
+	struct header h;
+	bool in;
+	int status;
+
+	if (!nw || nw > PIECES || nr > PIECES)
+		return virtio_broken(&blk->v, "request of %u and %u pieces",
+				     nr, nw);
+	memset(&r->req, 0, sizeof(r->req));
+	r->blk = blk;
+	r->written = 0;
+	memcpy(r->writable, chain->writable, nw * sizeof(r->writable[0]));
+	memcpy(r->gpa, chain->writable_gpa, nw * sizeof(r->gpa[0]));
+	r->chain = (struct virtq_chain){
+		.writable = r->writable, .writable_gpa = r->gpa,
+		.nwritable = nw, .head = chain->head,
+	};
+	r->status = (uint8_t *)r->writable[nw - 1].iov_base +
+		    r->writable[nw - 1].iov_len - 1;
+	memcpy(r->data, chain->readable, nr * sizeof(r->data[0]));
+	if (!take_front(r->data, nr, &h, sizeof(h)))
+		return virtio_broken(&blk->v, "request without header");
+	in = h.type == T_IN || h.type == T_GET_ID;
+	if (in) {
+		memcpy(r->data, r->writable, nw * sizeof(r->data[0]));
+		r->data[nw - 1].iov_len--;	/* the status */
+	}
+	status = begin(r, &h, nr, nw);
+	if (status >= 0)
+		answer(r, status);
+	return 0;
+}
+
+static void blk_kick(struct virtio *v, struct virtq *q)
+{
+	struct blk *blk = to_blk(v);
+	struct virtq_chain chain;
+
+	while (blk->free && virtq_pop(q, &chain) > 0) {
+		struct blk_req *r = blk->free;
+
+		blk->free = r->next;
+		if (handle(blk, r, &chain)) {
+			r->next = blk->free;
+			blk->free = r;
+			break;
+		}
+	}
+	virtq_flush(q);
+}
+
+static void blk_work(struct virtio *v)
+{
+	finish_done(to_blk(v));
+	/* There is room again for what kick may have left in the queue. */
+	blk_kick(v, v->queue[0]);
+}
+
+static void blk_stop(struct virtio *v)
+{
+	struct blk *blk = to_blk(v);
+
+	/* Twice when a write without FLUSH becomes a flush. */
+	while (blk->inflight) {
+		block_drain(blk->block);
+		finish_done(blk);
+	}
+	virtq_flush(v->queue[0]);
+}
+
+/* -- birth and death ------------------------------------------------------ */
+
+static void put32(uint8_t *config, unsigned off, uint32_t value)
+{
+	memcpy(config + off, &value, 4);
+}
+
+static void fill_config(const struct blk *blk, uint8_t *config)
+{
+	uint64_t capacity = blk->block->size / 512;
+
+	memcpy(config, &capacity, 8);
+	put32(config, 12, SEG_MAX);
+	put32(config, 20, blk->block->sector);
+	if (blk->block->readonly)
+		return;
+	put32(config, 36, MAX_RANGE);			/* discard */
+	put32(config, 40, 1);
+	put32(config, 44, blk->block->sector / 512);
+	put32(config, 48, MAX_RANGE);			/* write zeroes */
+	put32(config, 52, 1);
+	config[56] = 1;					/* may unmap */
+}
+
+static int blk_init(struct dev *dev, const void *arg, struct husk_error *err)
+{
+	const struct virtio_blk_arg *a = arg;
+	struct blk *blk = to_blk(to_virtio(dev));
+	int ret;
+
+	if (!a || !a->block)
+		return error_set(err, -EINVAL, "%s: no disk", dev->id);
+	blk->block = a->block;
+	if (a->serial)
+		memcpy(blk->serial, a->serial, strnlen(a->serial, ID_SIZE));
+	blk->v.offered = F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
+	if (blk->block->readonly)
+		blk->v.offered |= F_RO;
+	else
+		blk->v.offered |= F_WRITE_ZEROES |
+				  (blk->block->can_discard ? F_DISCARD : 0);
+	blk->reqs = calloc(REQUESTS, sizeof(*blk->reqs));
+	if (!blk->reqs)
+		return error_errno(err, -ENOMEM, "%s", dev->id);
+	for (unsigned i = 0; i < REQUESTS; i++) {
+		blk->reqs[i].next = blk->free;
+		blk->free = &blk->reqs[i];
+	}
+	pthread_mutex_init(&blk->done_lock, NULL);
+	ret = virtio_init(&blk->v, err);
+	if (ret) {
+		pthread_mutex_destroy(&blk->done_lock);
+		free(blk->reqs);
+		return ret;
+	}
+	fill_config(blk, blk->v.config);
+	return 0;
+}
+
+static void blk_finish(struct dev *dev)
+{
+	struct blk *blk = to_blk(to_virtio(dev));
+
+	virtio_finish(&blk->v);
+	pthread_mutex_destroy(&blk->done_lock);
+	free(blk->reqs);
+}
+
+/* The driver knows the saved size: another disk would be a surprise. */
+static int blk_check(struct dev *dev)
+{
+	struct blk *blk = to_blk(to_virtio(dev));
+	uint8_t config[60] = { 0 };
+
+	fill_config(blk, config);
+	if (memcmp(config, blk->v.config, sizeof(config))) {
+		memcpy(blk->v.config, config, sizeof(config));
+		return -EINVAL;
+	}
+	return virtio_check(dev);
+}
+
+const struct virtio_class virtio_blk_class = {
+	.dev = {
+		.name	= "virtio-blk",
+		.size	= sizeof(struct blk),
+		.version = 1,
+		.init	= blk_init,
+		.finish	= blk_finish,
+		.reset	= virtio_reset,
+		.pause	= virtio_pause,
+		.resume	= virtio_resume,
+		.state	= virtio_state,
+		.check	= blk_check,
+	},
+	.id	= VIRTIO_ID_BLK,
+	.nqueues = 1,
+	.config_size = 60,
+	.pci_class = 0x010000,
+	.stop	= blk_stop,
+	.kick	= blk_kick,
+	.work	= blk_work,
+};
