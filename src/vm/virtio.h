@@ -38,7 +38,7 @@ struct virtq_chain {
 	uint16_t head;
 };
 
-/* All three with v->lock held: in kick, work, start and stop. */
+/* All three with dev->lock held: in kick, work, start and stop. */
 /* 1: got one; 0: queue empty; < 0: driver broke the rules, device stopped. */
 int virtq_pop(struct virtq *q, struct virtq_chain *chain);
 /* len: bytes written.  Tells the machine that chain->writable has changed. */
@@ -55,7 +55,7 @@ struct virtio_class {
 	uint16_t config_size;
 	uint32_t pci_class;		/* 24 bits */
 
-	/* All with v->lock held. */
+	/* All with dev->lock held. */
 	/* DRIVER_OK or resumed: features are fixed, the queues are valid. */
 	int (*start)(struct virtio *v);
 	/* On return the device has no request left in flight. */
@@ -68,7 +68,7 @@ struct virtio_class {
 	void (*config_written)(struct virtio *v, unsigned off, unsigned len);
 };
 
-/* (i) set by the end of init, then constant   (v) under v->lock */
+/* (i) set by the end of init, then constant   (v) under dev.lock */
 struct virtio {
 	struct dev dev;
 	const struct virtio_class *class;	/* (i) */
@@ -77,12 +77,6 @@ struct virtio {
 	uint8_t *config;		/* (v) config_size bytes, little endian */
 	struct virtq *queue[VIRTIO_MAX_QUEUES];	/* (i) */
 
-	/*
-	 * Guards all of the below and the MSI-X table.  Taken inside
-	 * dev->lock; the device's thread takes only this one, so that the
-	 * bus may hold dev->lock on any path that leads here.
-	 */
-	pthread_mutex_t lock;
 	pthread_t thread;		/* (i) */
 	int wake_fd;			/* (i) */
 	bool quit, paused, started;	/* (v) */

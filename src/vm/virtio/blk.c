@@ -51,7 +51,7 @@ struct blk_req {
 	struct iovec data[PIECES];
 };
 
-/* (v) under v.lock   (d) under done_lock */
+/* (v) under dev->lock   (d) under done_lock */
 struct blk {
 	struct virtio v;
 	struct block *block;		/* (i) */

@@ -12,7 +12,7 @@
 enum { RX, TX };
 enum { INPUT_SIZE = 4096 };	/* bytes; a pasted screen or two */
 
-/* (i) set in init   (n) under in_lock   (v) under v.lock */
+/* (i) set in init   (n) under in_lock   (v) under dev->lock */
 struct console {
 	struct virtio v;
 	struct virtio_console_arg arg;		/* (i) */
@@ -132,9 +132,9 @@ void virtio_console_resize(struct dev *dev, uint16_t cols, uint16_t rows)
 {
 	struct console *c = to_console(dev);
 
-	pthread_mutex_lock(&c->v.lock);
+	pthread_mutex_lock(&c->v.dev.lock);
 	set_size(c, cols, rows);
-	pthread_mutex_unlock(&c->v.lock);
+	pthread_mutex_unlock(&c->v.dev.lock);
 	virtio_config_changed(&c->v);
 }
 

@@ -235,23 +235,18 @@ uint64_t virtio_pci_read(struct virtio *v, uint64_t off, unsigned size)
 {
 	uint64_t value;
 
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	value = read_locked(v, off, size);
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 	return value;
 }
 
 void virtio_pci_write(struct virtio *v, uint64_t off, uint64_t value,
 		      unsigned size)
 {
-	/* No lock for a doorbell: the device may be at work. */
-	if (off >= VPCI_NOTIFY && off < VPCI_MSIX) {
-		write_locked(v, off, value, size);
-		return;
-	}
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	write_locked(v, off, value, size);
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 }
 
 static struct virtio *owner(struct pci_func *f)

@@ -4,7 +4,7 @@
  *
  * Each device has one thread.  A doorbell is an eventfd per queue that the
  * engine signals or, without its help, the MMIO write itself; the thread
- * waits for all of them and works with v->lock held.  So whoever holds the
+ * waits for all of them and works with dev->lock held.  So whoever holds the
  * lock and has called stop() knows that nothing touches guest memory: that
  * is how reset and pause keep their promise.
  */
@@ -81,14 +81,14 @@ static void *device_thread(void *arg)
 		if (poll(fds, n + 1, -1) < 0)
 			continue;
 		/* Rings taken while stopped are made up for by start. */
-		pthread_mutex_lock(&v->lock);
+		pthread_mutex_lock(&v->dev.lock);
 		for (unsigned i = 0; i < n; i++)
 			if (take(&fds[i]))
 				queues |= BIT(i);
 		work = take(&fds[n]);
 		virtio_turn_locked(v, work, queues);
 		quit = v->quit;
-		pthread_mutex_unlock(&v->lock);
+		pthread_mutex_unlock(&v->dev.lock);
 	}
 	return NULL;
 }
@@ -204,20 +204,20 @@ void virtio_set_status_locked(struct virtio *v, uint8_t status)
 
 void virtio_config_changed(struct virtio *v)
 {
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	v->generation++;
 	if (v->status & STATUS_DRIVER_OK)
 		virtio_pci_notify_locked(v, v->config_vector, 2);
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 }
 
 void virtio_reset(struct dev *dev)
 {
 	struct virtio *v = to_virtio(dev);
 
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	reset_locked(v);
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 	pci_func_reset(&v->pci);
 }
 
@@ -225,22 +225,22 @@ void virtio_pause(struct dev *dev)
 {
 	struct virtio *v = to_virtio(dev);
 
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	stop_locked(v);
 	v->paused = true;
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 }
 
 void virtio_resume(struct dev *dev)
 {
 	struct virtio *v = to_virtio(dev);
 
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	v->paused = false;
 	if (!v->started && v->status & STATUS_DRIVER_OK &&
 	    !(v->status & STATUS_NEEDS_RESET))
 		start_locked(v);
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 }
 
 /* -- birth and death ------------------------------------------------------ */
@@ -257,7 +257,6 @@ static void free_parts(struct virtio *v)
 		close(v->wake_fd);
 	free(v->config);
 	v->config = NULL;
-	pthread_mutex_destroy(&v->lock);
 }
 
 static int make_queue(struct virtio *v, unsigned index)
@@ -283,7 +282,6 @@ int virtio_init(struct virtio *v, struct husk_error *err)
 	v->offered |= VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC |
 		      VIRTIO_F_EVENT_IDX;
 	v->config_vector = VIRTIO_NO_VECTOR;
-	pthread_mutex_init(&v->lock, NULL);
 	v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (v->wake_fd < 0)
 		ret = -errno;
@@ -315,10 +313,10 @@ err_parts:
 
 void virtio_finish(struct virtio *v)
 {
-	pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->dev.lock);
 	stop_locked(v);
 	v->quit = true;
-	pthread_mutex_unlock(&v->lock);
+	pthread_mutex_unlock(&v->dev.lock);
 	virtio_wake(v);
 	pthread_join(v->thread, NULL);
 	virtio_pci_finish(v);

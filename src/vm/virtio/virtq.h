@@ -24,7 +24,7 @@ struct virtq_used_elem { uint32_t id, len; };
 
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 
-/* (i) set in init   all else under v->lock */
+/* (i) set in init   all else under dev->lock */
 struct virtq {
 	struct virtio *v;		/* (i) */
 	uint16_t index, max_size;	/* (i) */
@@ -50,7 +50,7 @@ void virtq_reset(struct virtq *q);
 /* Find the rings in guest memory: 0 or -EFAULT. */
 int virtq_map(struct virtq *q);
 
-/* virtio.c, for the transport; with v->lock held */
+/* virtio.c, for the transport; with dev->lock held */
 void virtio_set_status_locked(struct virtio *v, uint8_t status);
 void virtio_set_features_locked(struct virtio *v, uint32_t value);
 /* One turn of the device's thread over everything; for the fuzzer too. */
