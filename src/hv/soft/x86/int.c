@@ -925,11 +925,12 @@ static void op_bit_mem(struct cpu *c, const struct insn *in)
 static void op_##name(struct cpu *c, const struct insn *in)		\
 {									\
 	uint64_t v = get_second(c, in, in->opsize), r = 0;		\
-	uint16_t f;							\
+	uint64_t f;							\
 									\
-	__asm__(#name "q %[v], %[r]\n\tlahf\n\tseto %%al"		\
-		: [r] "+r"(r), "=&a"(f) : [v] "r"(v) : "cc");		\
-	c->rflags = merge_flags(c->rflags, f);				\
+	__asm__("sahf\n\t" #name "q %[v], %[r]\n\tlahf\n\tseto %%al"	\
+		: [r] "+r"(r), "=&a"(f)					\
+		: [v] "r"(v), "1"(c->rflags << 8) : "cc");		\
+	c->rflags = merge_flags(c->rflags, f & 0xffff);		\
 	if (v)	/* else the destination stays as it is */		\
 		set_reg(c, in->reg, in->opsize, r);			\
 }
@@ -1168,16 +1169,16 @@ struct product {
 };
 
 #define MULTIPLY(name, SZ, SFX)						\
-static struct product name##_wide##SZ(uint64_t x, uint64_t y)		\
+static struct product name##_wide##SZ(uint64_t fl, uint64_t x, uint64_t y)\
 {									\
 	u##SZ lo, hi;							\
 	uint64_t f;							\
 									\
-	/* LAHF needs RAX, which holds the result. */			\
-	__asm__(#name SFX " %[y]\n\tmovq %%rax, %%rcx\n\t"		\
-		"lahf\n\tseto %%al"					\
-		: "=a"(f), "=&d"(hi), "=&c"(lo)				\
-		: "a"(x), [y] "r"((u##SZ)y) : "cc");			\
+	/* Flags live in AH, where an operand is too: one at a time. */	\
+	__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name SFX " %[y]\n\t"	\
+		"movq %%rax, %%rcx\n\tlahf\n\tseto %%al"			\
+		: "=&a"(f), "=&d"(hi), "=&c"(lo)			\
+		: "0"(fl << 8), [x] "r"(x), [y] "r"((u##SZ)y) : "cc");	\
 	return (struct product){ lo, hi, f & 0xffff };			\
 }
 MULTIPLY(mul, 2, "w")
@@ -1188,32 +1189,36 @@ MULTIPLY(imul, 4, "l")
 MULTIPLY(imul, 8, "q")
 
 #define MULTIPLY1(name)							\
-static struct product name##_wide1(uint64_t x, uint64_t y)		\
+static struct product name##_wide1(uint64_t fl, uint64_t x, uint64_t y)	\
 {									\
 	uint64_t f, r;							\
 									\
-	__asm__(#name "b %[y]\n\tmovq %%rax, %%rcx\n\tlahf\n\tseto %%al"\
-		: "=a"(f), "=&c"(r)					\
-		: "a"(x), [y] "r"((uint8_t)y) : "cc");			\
+	__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name "b %[y]\n\t"	\
+		"movq %%rax, %%rcx\n\tlahf\n\tseto %%al"			\
+		: "=&a"(f), "=&c"(r)					\
+		: "0"(fl << 8), [x] "r"(x), [y] "r"((uint8_t)y) : "cc");\
 	return (struct product){ r & 0xff, r >> 8 & 0xff, f & 0xffff };	\
 }									\
-static struct product name##_wide(unsigned size, uint64_t x, uint64_t y)\
+static struct product name##_wide(unsigned size, uint64_t fl, uint64_t x,\
+				  uint64_t y)				\
 {									\
 	switch (size) {							\
-	case 1: return name##_wide1(x, y);				\
-	case 2: return name##_wide2(x, y);				\
-	case 4: return name##_wide4(x, y);				\
-	default: return name##_wide8(x, y);				\
+	case 1: return name##_wide1(fl, x, y);			\
+	case 2: return name##_wide2(fl, x, y);			\
+	case 4: return name##_wide4(fl, x, y);			\
+	default: return name##_wide8(fl, x, y);			\
 	}								\
 }
 MULTIPLY1(mul)
 MULTIPLY1(imul)
 
 static void multiply(struct cpu *c, const struct insn *in,
-		     struct product (*fn)(unsigned, uint64_t, uint64_t))
+		     struct product (*fn)(unsigned, uint64_t, uint64_t,
+					  uint64_t))
 {
 	uint64_t v = get_first(c, in, in->opsize);
-	struct product r = fn(in->opsize, c->gpr[R_RAX], v);
+	struct product r = fn(in->opsize, c->rflags, c->gpr[R_RAX],
+			      v);
 
 	if (in->opsize == 1) {
 		set_reg(c, R_RAX, 2, r.hi << 8 | r.lo);
@@ -1237,7 +1242,7 @@ static void op_imul(struct cpu *c, const struct insn *in)
 static void op_imul2(struct cpu *c, const struct insn *in)
 {
 	uint64_t v = get_second(c, in, in->opsize);
-	struct product r = imul_wide(in->opsize,
+	struct product r = imul_wide(in->opsize, c->rflags,
 				     get_reg(c, in->reg, in->opsize), v);
 
 	set_reg(c, in->reg, in->opsize, r.lo);
@@ -1247,7 +1252,7 @@ static void op_imul2(struct cpu *c, const struct insn *in)
 static void op_imul3(struct cpu *c, const struct insn *in)
 {
 	uint64_t v = get_second(c, in, in->opsize);
-	struct product r = imul_wide(in->opsize, v, in->imm);
+	struct product r = imul_wide(in->opsize, c->rflags, v, in->imm);
 
 	set_reg(c, in->reg, in->opsize, r.lo);
 	c->rflags = merge_flags(c->rflags, r.f);
