@@ -252,7 +252,8 @@ static void end_interrupt(struct cpu *c)
 	l->isr[v / 32] &= ~(1u << (v & 31));
 	if (atomic_load(&l->tmr[v / 32]) >> (v & 31) & 1) {
 		l->pending_eoi = true;
-		l->eoi_vector = (uint8_t)v;
+		l->eoi[v / 32] |= 1u << (v & 31);
+		c->irq_check = true;	/* the loop takes it at block end */
 	}
 	look_again(c);
 }
@@ -298,9 +299,18 @@ bool lapic_take_eoi(struct cpu *c, uint8_t *vector)
 
 	if (likely(!l->pending_eoi))
 		return false;
+	for (unsigned i = 0; i < 8; i++) {
+		unsigned bit;
+
+		if (!l->eoi[i])
+			continue;
+		bit = (unsigned)__builtin_ctz(l->eoi[i]);
+		l->eoi[i] &= l->eoi[i] - 1;
+		*vector = (uint8_t)(i * 32 + bit);
+		return true;
+	}
 	l->pending_eoi = false;
-	*vector = l->eoi_vector;
-	return true;
+	return false;
 }
 
 /* -- to the CPU ----------------------------------------------------------- */
@@ -776,6 +786,7 @@ int lapic_set(struct cpu *c, const uint8_t *regs)
 	start_timer(l, left);
 	l->pv_eoi_set = false;
 	l->pending_eoi = false;
+	memset(l->eoi, 0, sizeof(l->eoi));
 	look_again(c);
 	return 0;
 }
@@ -809,6 +820,7 @@ void lapic_reset(struct cpu *c, bool init_only)
 	l->expiry_ns = UINT64_MAX;
 	l->tsc_deadline = 0;
 	l->pending_eoi = l->pv_eoi_set = false;
+	memset(l->eoi, 0, sizeof(l->eoi));
 }
 
 int lapic_init(struct cpu *c)

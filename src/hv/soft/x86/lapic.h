@@ -33,8 +33,8 @@ struct lapic {
 	uint64_t expiry_ns;		/* one-shot, periodic; UINT64_MAX none */
 	uint64_t tsc_deadline;		/* 0: none */
 
-	bool pending_eoi;		/* taken by lapic_take_eoi() */
-	uint8_t eoi_vector;
+	bool pending_eoi;		/* some bit of eoi, see take_eoi */
+	uint32_t eoi[8];		/* level vectors ended, not told yet */
 	bool pv_eoi_set;		/* the guest's PV EOI bit is set */
 
 	/* kvmpv.c: what the guest's clock page was made from. */
