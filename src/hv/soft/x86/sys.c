@@ -1725,7 +1725,7 @@ void cpu_reset(struct cpu *c, bool init_only)
 	if (!init_only) {
 		memset(&c->msr, 0, sizeof(c->msr));
 		c->msr.pat = 0x0007040600070406;
-		c->msr.misc_enable = 1;
+		c->msr.misc_enable = 0x1801;	/* no BTS, no PEBS */
 		c->xcr0 = 1;
 		c->apic_base = 0xfee00000 | BIT(11);
 		if (c->vcpu.id == 0)
