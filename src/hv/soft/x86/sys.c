@@ -1266,7 +1266,7 @@ static void op_mov_to_dr(struct cpu *c, const struct insn *in)
 	else if (n == 6)
 		c->dr6 = (v & 0xe00f) | 0xffff0ff0;
 	else
-		c->dr7 = (v & 0xffff2bff) | 0x400;
+		c->dr7 = (v & 0xffff23ff) | 0x400;
 	c->leave_block = true;
 }
 
