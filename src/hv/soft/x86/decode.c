@@ -158,7 +158,11 @@ static void fill(const struct decoded *d, struct insn *in)
 	/* The port, not the datum, comes first in OUT. */
 	if (d->i.mnemonic == ZYDIS_MNEMONIC_OUT)
 		first = &d->op[1];
-	if (n && first->type != ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+	/* Of a pushed segment register or a far pointer the slot counts. */
+	if (n && first->type != ZYDIS_OPERAND_TYPE_POINTER &&
+	    d->i.mnemonic != ZYDIS_MNEMONIC_PUSH &&
+	    d->i.mnemonic != ZYDIS_MNEMONIC_POP &&
+	    first->type != ZYDIS_OPERAND_TYPE_IMMEDIATE &&
 	    !(first->type == ZYDIS_OPERAND_TYPE_MEMORY &&
 	      d->i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
 		width = first->size;
@@ -252,6 +256,7 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	in->base = in->index = R_ZERO;
 	in->seg = SEG_DS;
 	in->cpu_mode = (uint8_t)c->mode;
+	in->fn = op_undefined;
 	init_decoder(&z, c->mode);
 	if (avail > MAX_INSN)
 		avail = MAX_INSN;
