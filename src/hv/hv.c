@@ -91,10 +91,10 @@ static int choose_auto(struct choice *ch, struct husk_error *err)
 	ch->engine = &hv_engine_kvm;
 	if (!hv_probe("kvm", &ch->caps, &why)) {
 		snprintf(ch->reason, sizeof(ch->reason),
-			 "kvm: /dev/kvm works");
+			 "/dev/kvm works");
 		return 0;
 	}
-	snprintf(ch->reason, sizeof(ch->reason), "soft: %.140s",
+	snprintf(ch->reason, sizeof(ch->reason), "%.159s",
 		 why.text[0] ? why.text : "kvm cannot be used");
 	ch->engine = &hv_engine_soft;
 	return hv_probe("soft", &ch->caps, err);

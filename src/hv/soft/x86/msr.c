@@ -229,7 +229,7 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 		*value = c->msr.mtrr_fixed[mtrr_fixed_index(index)];
 		return true;
 	case 0x1a0:
-		*value = c->msr.misc_enable;
+		*value = c->msr.misc_enable | MISC_ENABLE_FIXED;
 		return true;
 	case 0x48:
 		*value = c->msr.spec_ctrl;
@@ -325,8 +325,7 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 	case 0x250: case 0x258: case 0x259: case 0x268 ... 0x26f:
 		return write_mtrr(c, index, value);
 	case 0x1a0:
-		c->msr.misc_enable = (value & MISC_ENABLE_WRITABLE) |
-				     MISC_ENABLE_FIXED;
+		c->msr.misc_enable = value & MISC_ENABLE_WRITABLE;
 		return true;
 	case 0x48:
 		if (value & ~0x487ull)
