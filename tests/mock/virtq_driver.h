@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtq_driver.h - the driver side of a virtio device, over plain memory
+ */
+#ifndef MOCK_VIRTQ_DRIVER_H
+#define MOCK_VIRTQ_DRIVER_H
+
+#include "vm/virtio/virtq.h"
+
+enum { MOCK_MEM = 1 << 20, MOCK_QSIZE = 8 };
+enum { MOCK_DESC = 0x1000, MOCK_AVAIL = 0x2000, MOCK_USED = 0x3000,
+       MOCK_STEP = 0x4000, MOCK_DATA = 0x40000 };
+
+struct guest_mem { uint8_t bytes[MOCK_MEM]; };
+
+struct mock {
+	struct guest_mem mem;
+	struct bus *mmio, *pio;
+	struct dev *host, *dev;
+	struct virtio *v;
+	struct dev_env env;
+	unsigned messages, logs;
+};
+
+bool mock_create(struct mock *m, const struct virtio_class *class,
+		 const void *arg);
+void mock_destroy(struct mock *m);
+void mock_common(struct mock *m, unsigned off, uint64_t value, unsigned size);
+uint8_t mock_status(struct mock *m);
+/* Reset, accept features and VERSION_1, set up the queues, DRIVER_OK. */
+void mock_start(struct mock *m, uint64_t features);
+void mock_desc(struct mock *m, unsigned q, unsigned i, uint64_t addr,
+	       uint32_t len, uint16_t flags, uint16_t next);
+void mock_post(struct mock *m, unsigned q, uint16_t head);
+uint16_t mock_used(struct mock *m, unsigned q);
+uint32_t mock_used_len(struct mock *m, unsigned q, unsigned i);
+/* Until the used index is n or the device broke; false after 2 s. */
+bool mock_wait(struct mock *m, unsigned q, uint16_t n);
+
+#endif /* MOCK_VIRTQ_DRIVER_H */

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_virtio.c - queues, negotiation, rng, console, disks, saved state
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "mock/virtq_driver.h"
+#include "vm/block.h"
+
+static struct mock m;
+
+static void rng_fills(void **state)
+{
+	assert_true(mock_create(&m, &virtio_rng_class, NULL));
+	mock_start(&m, 0);
+	assert_int_equal(mock_status(&m), 15);
+	mock_desc(&m, 0, 0, MOCK_DATA, 64, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, 1));
+	assert_int_equal(mock_used_len(&m, 0, 0), 64);
+	mock_destroy(&m);
+}
+
+static void rejects_unknown_feature(void **state)
+{
+	assert_true(mock_create(&m, &virtio_rng_class, NULL));
+	mock_start(&m, BIT(3));
+	assert_false(mock_status(&m) & (STATUS_FEATURES_OK | STATUS_DRIVER_OK));
+	mock_common(&m, 20, 0, 1);
+	assert_int_equal(mock_status(&m), 0);
+	mock_destroy(&m);
+}
+
+static void expect_broken(void)
+{
+	mock_post(&m, 0, 0);
+	assert_false(mock_wait(&m, 0, 1));
+	assert_true(mock_status(&m) & STATUS_NEEDS_RESET);
+	assert_int_equal(m.logs, 1);
+	m.logs = 0;
+}
+
+static void rejects_bad_chains(void **state)
+{
+	assert_true(mock_create(&m, &virtio_rng_class, NULL));
+	mock_start(&m, 0);			/* a loop */
+	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE | DESC_NEXT, 0);
+	expect_broken();
+	mock_start(&m, 0);			/* not in memory */
+	mock_desc(&m, 0, 0, MOCK_MEM - 2, 4, DESC_WRITE, 0);
+	expect_broken();
+	mock_start(&m, 0);			/* readable after writable */
+	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE | DESC_NEXT, 1);
+	mock_desc(&m, 0, 1, MOCK_DATA, 4, 0, 0);
+	expect_broken();
+	mock_start(&m, 0);			/* indirect, not negotiated */
+	mock_desc(&m, 0, 0, MOCK_DATA, 16, DESC_INDIRECT, 0);
+	expect_broken();
+	mock_start(&m, 0);			/* alive again after reset */
+	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, 1));
+	mock_destroy(&m);
+}
+
+static void indirect_and_event_idx(void **state)
+{
+	struct virtq_desc d = { MOCK_DATA + 64, 8, DESC_WRITE, 0 };
+	uint16_t event;
+
+	assert_true(mock_create(&m, &virtio_rng_class, NULL));
+	mock_start(&m, VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX);
+	memcpy(m.mem.bytes + MOCK_DATA, &d, sizeof(d));
+	mock_desc(&m, 0, 0, MOCK_DATA, 16, DESC_INDIRECT, 0);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, 1));
+	assert_int_equal(mock_used_len(&m, 0, 0), 8);
+	virtio_pause(m.dev);
+	memcpy(&event, m.mem.bytes + MOCK_USED + 4 + 8 * MOCK_QSIZE, 2);
+	assert_int_equal(event, 1);
+	virtio_resume(m.dev);
+	mock_destroy(&m);
+}
+
+static char heard[64];
+static size_t heard_len;
+
+static void hear(void *sink, const void *data, size_t len)
+{
+	memcpy(heard + heard_len, data, len);
+	heard_len += len;
+}
+
+static void console_talks(void **state)
+{
+	struct virtio_console_arg arg = { hear, NULL };
+
+	assert_true(mock_create(&m, &virtio_console_class, &arg));
+	mock_start(&m, 0);
+	memcpy(m.mem.bytes + MOCK_DATA, "hello", 5);
+	mock_desc(&m, 1, 0, MOCK_DATA, 5, 0, 0);
+	mock_post(&m, 1, 0);
+	assert_true(mock_wait(&m, 1, 1));
+	assert_memory_equal(heard, "hello", 5);
+	mock_desc(&m, 0, 0, MOCK_DATA + 64, 32, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	assert_int_equal(virtio_console_input(m.dev, "abc", 3), 3);
+	assert_true(mock_wait(&m, 0, 1));
+	assert_int_equal(mock_used_len(&m, 0, 0), 3);
+	assert_memory_equal(m.mem.bytes + MOCK_DATA + 64, "abc", 3);
+	mock_destroy(&m);
+}
+
+/* Header, 512 or len bytes, status; the status. */
+static uint8_t request(uint32_t type, uint64_t sector, uint32_t len, bool in)
+{
+	uint8_t *p = m.mem.bytes + MOCK_DATA;
+	uint16_t before = mock_used(&m, 0);
+
+	memcpy(p, &type, 4);
+	memset(p + 4, 0, 4);
+	memcpy(p + 8, &sector, 8);
+	p[16] = 0xee;
+	mock_desc(&m, 0, 0, MOCK_DATA, 16, DESC_NEXT, 1);
+	mock_desc(&m, 0, 1, MOCK_DATA + 512, len,
+		  DESC_NEXT | (in ? DESC_WRITE : 0), 2);
+	mock_desc(&m, 0, 2, MOCK_DATA + 16, 1, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, before + 1));
+	return p[16];
+}
+
+static void disk_works(void **state)
+{
+	char path[] = "/tmp/test_virtio.XXXXXX";
+	struct virtio_blk_arg arg = { .serial = "SN1" };
+	uint8_t *data = m.mem.bytes + MOCK_DATA + 512;
+	struct husk_error err;
+	int fd = mkstemp(path);
+	uint32_t range[4] = { 1, 0, 1, 0 };
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 1000), 0);
+	assert_null(block_open(path, false, &err));
+	assert_non_null(strstr(err.text, "multiple of 512"));
+	assert_null(block_open("/tmp", false, &err));
+	assert_string_equal(err.text, "/tmp: is a directory");
+	assert_int_equal(ftruncate(fd, 65536), 0);
+	arg.block = block_open(path, false, &err);
+	assert_non_null(arg.block);
+	assert_null(block_open(path, false, &err));	/* locked */
+	assert_true(mock_create(&m, &virtio_blk_class, &arg));
+	mock_start(&m, BIT(9) | BIT(13) | BIT(14));
+	memset(data, 0x5a, 512);
+	assert_int_equal(request(1, 1, 512, false), 0);
+	memset(data, 0, 512);
+	assert_int_equal(request(0, 1, 512, true), 0);
+	assert_int_equal(data[0] + data[511], 2 * 0x5a);
+	assert_int_equal(request(4, 0, 0, false), 0);
+	assert_int_equal(request(0, 128, 512, true), 1);
+	assert_int_equal(request(0, UINT64_MAX / 512 + 1, 512, true), 1);
+	assert_int_equal(request(0, 0, 100, true), 1);
+	assert_int_equal(request(99, 0, 512, true), 2);
+	assert_int_equal(request(8, 0, 20, true), 0);
+	assert_memory_equal(data, "SN1", 4);
+	memcpy(data, range, 16);
+	assert_int_equal(request(13, 0, 16, false), 0);
+	assert_int_equal(request(0, 1, 512, true), 0);
+	assert_int_equal(data[0] + data[511], 0);
+	memcpy(data, range, 16);
+	assert_int_equal(request(11, 0, 16, false), 0);
+	mock_start(&m, 0);		/* writes are flushed without FLUSH */
+	assert_int_equal(request(1, 1, 512, false), 0);
+	mock_destroy(&m);
+	block_close(arg.block);
+	close(fd);
+	unlink(path);
+}
+
+static void state_round_trip(void **state)
+{
+	struct state *w, *r;
+	const void *data;
+	size_t len;
+
+	assert_true(mock_create(&m, &virtio_rng_class, NULL));
+	mock_start(&m, 0);
+	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, 1));
+	virtio_pause(m.dev);
+	w = state_writer(1);
+	virtio_state(m.dev, w);
+	assert_int_equal(state_finish(w), 0);
+	data = state_data(w, &len);
+	virtio_reset(m.dev);
+	r = state_reader(data, len, 1);
+	virtio_state(m.dev, r);
+	assert_int_equal(state_finish(r), 0);
+	assert_int_equal(virtio_check(m.dev), 0);
+	virtio_resume(m.dev);
+	mock_post(&m, 0, 0);
+	assert_true(mock_wait(&m, 0, 2));
+	virtio_pause(m.dev);
+	m.v->queue[0]->size = 3;
+	assert_int_not_equal(virtio_check(m.dev), 0);
+	state_free(r);
+	state_free(w);
+	mock_destroy(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rng_fills),
+		cmocka_unit_test(rejects_unknown_feature),
+		cmocka_unit_test(rejects_bad_chains),
+		cmocka_unit_test(indirect_and_event_idx),
+		cmocka_unit_test(console_talks),
+		cmocka_unit_test(disk_works),
+		cmocka_unit_test(state_round_trip),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
