@@ -73,6 +73,8 @@ PAYLOAD(code_string, 64,
 	"cld\n mov $0x10000, %esi\n mov $5, %ecx\n mov $0x516, %dx\n"
 	"rep outsb\n mov $0x10100, %edi\n mov $3, %ecx\n rep insw\n"
 	"out %al, %dx\n 2: jmp 2b\n");
+PAYLOAD(code_nops, 64,
+	"nop\n nop\n mov $0x518, %dx\n out %al, %dx\n 2: jmp 2b\n");
 
 /* -- a machine ------------------------------------------------------------ */
 
@@ -168,7 +170,7 @@ static void set_mode(struct guest *g, enum mode mode)
 static void start(struct guest *g, enum mode mode, const uint8_t *code,
 		  const uint8_t *end)
 {
-	struct hv_config cfg = { .engine = engine };
+	struct hv_config cfg = { .engine = engine, .max_vcpus = 2 };
 	struct husk_error err = { 0 };
 	int r;
 
@@ -482,6 +484,25 @@ static void test_doorbell(void)
 	close(b);
 }
 
+static void test_step(void)
+{
+	static struct hv_state s;
+	struct guest g;
+
+	START(&g, LONG, code_nops);
+	check(hv_vcpu_debug(g.cpu, HV_DEBUG_STEP) == 0 &&
+	      run(&g) == HV_EXIT_DEBUG && g.exit.debug.vector == 1 &&
+	      g.exit.debug.rip == CODE + 1, "step_stops_after_one");
+	check(run(&g) == HV_EXIT_DEBUG && g.exit.debug.rip == CODE + 2,
+	      "step_stops_again");
+	check(hv_vcpu_debug(g.cpu, 0) == 0 && run(&g) == HV_EXIT_PIO,
+	      "step_ends");
+	check(hv_vcpu_get(g.cpu, HV_STATE_ALL, &s) == 0 &&
+	      hv_vcpu_set(g.cpu, HV_STATE_ALL, &s) == 0,
+	      "all_state_goes_back");
+	stop(&g);
+}
+
 static void test_two(void)
 {
 	struct guest g, h;
@@ -512,6 +533,7 @@ int main(int argc, char **argv)
 	test_memory();
 	test_state();
 	test_doorbell();
+	test_step();
 	test_two();
 	printf("1..%u\n", tests);
 	return failures ? 1 : 0;
