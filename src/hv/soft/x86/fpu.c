@@ -1362,7 +1362,9 @@ static bool is_ours(const struct decoded *d)
 	case ZYDIS_ISA_EXT_FMA: case ZYDIS_ISA_EXT_F16C:
 	case ZYDIS_ISA_EXT_VAES: case ZYDIS_ISA_EXT_VPCLMULQDQ:
 	case ZYDIS_ISA_EXT_AVX_VNNI:
-		return has_vector(d);
+		/* CVTSD2SI from memory names no vector register. */
+		return has_vector(d) ||
+		       d->i.meta.category == ZYDIS_CATEGORY_CONVERT;
 	default:
 		return false;
 	}
