@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vm.h - a whole PC: a configuration, a machine and what became of it
+ *
+ * libhusk-vm puts memory, vCPUs (husk/hv.h) and devices together and loads a
+ * kernel into them.  A configuration is plain data and may be used for any
+ * number of machines, one after the other or at the same time.
+ *
+ * Errors: functions return 0 or a negative errno value unless they say
+ * otherwise, and a sentence in struct husk_error where a person can act on
+ * it.  Nothing here prints, exits or keeps process-wide state.
+ */
+#ifndef HUSK_VM_H
+#define HUSK_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "husk/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vm;
+struct vm_config;
+
+enum { VM_MAX_CPUS = 64 };
+
+/* -- configuration -------------------------------------------------------- */
+
+/* One CPU, 256 MiB, engine "auto", nothing else.  NULL: no memory. */
+struct vm_config *vm_config_create(void);
+void vm_config_destroy(struct vm_config *cfg);		/* NULL is fine */
+
+/* Strings are copied; NULL takes the value away.  0 or -ENOMEM. */
+int vm_config_set_kernel(struct vm_config *cfg, const char *path);
+int vm_config_set_initrd(struct vm_config *cfg, const char *path);
+int vm_config_set_cmdline(struct vm_config *cfg, const char *cmdline);
+int vm_config_set_engine(struct vm_config *cfg, const char *engine);
+void vm_config_set_cpus(struct vm_config *cfg, unsigned cpus);
+void vm_config_set_memory(struct vm_config *cfg, uint64_t bytes);
+
+const char *vm_config_kernel(const struct vm_config *cfg);
+const char *vm_config_initrd(const struct vm_config *cfg);
+const char *vm_config_cmdline(const struct vm_config *cfg);
+const char *vm_config_engine(const struct vm_config *cfg);
+unsigned vm_config_cpus(const struct vm_config *cfg);
+uint64_t vm_config_memory(const struct vm_config *cfg);
+
+/* A raw image file or a block device, as the next virtio disk. */
+int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
+/*
+ * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
+ * pc-testdev, virtio-rng, virtio-blk,file=PATH[,readonly][,serial=TEXT].
+ */
+int vm_config_add_device(struct vm_config *cfg, const char *spec,
+			 struct husk_error *err);
+
+enum vm_reboot {
+	VM_REBOOT_EXIT,		/* a reset of the guest stops the machine */
+	VM_REBOOT_AGAIN,	/* same, and vm_stopped.again is set: the
+				 * caller creates the machine once more */
+};
+void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot);
+
+enum vm_port {
+	VM_SERIAL,		/* COM1, ttyS0 */
+	VM_CONSOLE,		/* the virtio console, hvc0 */
+	VM_PORTS,
+};
+
+/* What the guest writes to a port.  Any thread; should not block for long. */
+typedef void vm_output(void *opaque, const void *data, size_t len);
+void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
+			  vm_output *output, void *opaque);
+/* Log lines of devices and the engine.  Any thread. */
+void vm_config_set_log(struct vm_config *cfg,
+		       void (*log)(void *opaque, const char *text),
+		       void *opaque);
+
+/* Calls problem (may be NULL) with a sentence for each; returns how many. */
+unsigned vm_config_validate(const struct vm_config *cfg,
+			    void (*problem)(void *opaque, const char *text),
+			    void *opaque);
+
+/* -- machines ------------------------------------------------------------- */
+
+/* The machine is complete, loaded and not running.  cfg may go after. */
+int vm_create(const struct vm_config *cfg, struct vm **vm,
+	      struct husk_error *err);
+/* Stops it first.  NULL is fine. */
+void vm_destroy(struct vm *vm);
+
+int vm_start(struct vm *vm, struct husk_error *err);	/* once */
+/* As if the power was cut; returns when no vCPU runs. */
+void vm_stop(struct vm *vm);
+/* The power button: a guest with ACPI shuts down.  Any thread. */
+void vm_power_button(struct vm *vm);
+
+const char *vm_engine(const struct vm *vm);	/* "kvm" or "soft" */
+const char *vm_engine_reason(const struct vm *vm);	/* "" when asked for */
+
+enum vm_stop_reason {
+	VM_STOP_NONE,		/* it runs */
+	VM_STOP_POWEROFF,
+	VM_STOP_RESET,
+	VM_STOP_DIED,		/* triple fault: text has the registers */
+	VM_STOP_EXIT,		/* a device gave the exit status code */
+	VM_STOP_ERROR,		/* our fault: text says what */
+	VM_STOP_STOPPED,	/* vm_stop() */
+};
+
+struct vm_stopped {
+	enum vm_stop_reason reason;
+	bool again;		/* reset, and the configuration says again */
+	int code;		/* VM_STOP_EXIT */
+	char text[2048];	/* lines end in \n when there are several */
+};
+
+/* Readable once the machine has stopped.  Constant; do not read it. */
+int vm_event_fd(const struct vm *vm);
+/* 1 and *event when it has stopped, 0 while it runs.  Any thread. */
+int vm_next_event(struct vm *vm, struct vm_stopped *event);
+/* Waits; -ETIMEDOUT after timeout_ms (-1: for ever). */
+int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event);
+
+/* Input for the guest; how many bytes fitted.  Any thread. */
+size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
+			size_t len);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HUSK_VM_H */

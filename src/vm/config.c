@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config.c - what a machine shall be: plain data and its checks
+ */
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+enum { MIN_MEMORY = 2 << 20 };
+#define MAX_MEMORY	(1ull << 40)
+
+struct vm_config *vm_config_create(void)
+{
+	struct vm_config *cfg = calloc(1, sizeof(*cfg));
+
+	if (!cfg)
+		return NULL;
+	cfg->cpus = 1;
+	cfg->memory = 256ull << 20;
+	return cfg;
+}
+
+void vm_config_destroy(struct vm_config *cfg)
+{
+	if (!cfg)
+		return;
+	for (unsigned i = 0; i < cfg->ndisks; i++) {
+		free(cfg->disk[i].path);
+		free(cfg->disk[i].serial);
+	}
+	free(cfg->kernel);
+	free(cfg->initrd);
+	free(cfg->cmdline);
+	free(cfg->engine);
+	free(cfg);
+}
+
+static int set_string(char **to, const char *value)
+{
+	char *copy = NULL;
+
+	if (value) {
+		copy = strdup(value);
+		if (!copy)
+			return -ENOMEM;
+	}
+	free(*to);
+	*to = copy;
+	return 0;
+}
+
+int vm_config_set_kernel(struct vm_config *cfg, const char *path)
+{
+	return set_string(&cfg->kernel, path);
+}
+
+int vm_config_set_initrd(struct vm_config *cfg, const char *path)
+{
+	return set_string(&cfg->initrd, path);
+}
+
+int vm_config_set_cmdline(struct vm_config *cfg, const char *cmdline)
+{
+	return set_string(&cfg->cmdline, cmdline);
+}
+
+int vm_config_set_engine(struct vm_config *cfg, const char *engine)
+{
+	return set_string(&cfg->engine, engine);
+}
+
+void vm_config_set_cpus(struct vm_config *cfg, unsigned cpus)
+{
+	cfg->cpus = cpus;
+}
+
+void vm_config_set_memory(struct vm_config *cfg, uint64_t bytes)
+{
+	cfg->memory = bytes;
+}
+
+const char *vm_config_kernel(const struct vm_config *cfg)
+{
+	return cfg->kernel;
+}
+
+const char *vm_config_initrd(const struct vm_config *cfg)
+{
+	return cfg->initrd;
+}
+
+const char *vm_config_cmdline(const struct vm_config *cfg)
+{
+	return cfg->cmdline;
+}
+
+const char *vm_config_engine(const struct vm_config *cfg)
+{
+	return cfg->engine ? cfg->engine : "auto";
+}
+
+unsigned vm_config_cpus(const struct vm_config *cfg)
+{
+	return cfg->cpus;
+}
+
+uint64_t vm_config_memory(const struct vm_config *cfg)
+{
+	return cfg->memory;
+}
+
+void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot)
+{
+	cfg->reboot = reboot;
+}
+
+void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
+			  vm_output *output, void *opaque)
+{
+	if ((unsigned)port >= VM_PORTS)
+		return;
+	cfg->port[port].output = output;
+	cfg->port[port].opaque = opaque;
+}
+
+void vm_config_set_log(struct vm_config *cfg,
+		       void (*log)(void *opaque, const char *text),
+		       void *opaque)
+{
+	cfg->log = log;
+	cfg->log_opaque = opaque;
+}
+
+/* -- devices -------------------------------------------------------------- */
+
+static int add_disk(struct vm_config *cfg, const char *path,
+		    const char *serial, bool readonly)
+{
+	struct disk_config *d = &cfg->disk[cfg->ndisks];
+
+	if (cfg->ndisks == MAX_DISKS)
+		return -E2BIG;
+	if (set_string(&d->path, path) || set_string(&d->serial, serial)) {
+		set_string(&d->path, NULL);
+		return -ENOMEM;
+	}
+	d->readonly = readonly;
+	cfg->ndisks++;
+	return 0;
+}
+
+int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly)
+{
+	return add_disk(cfg, path, NULL, readonly);
+}
+
+static int add_blk(struct vm_config *cfg, char *options, const char *spec,
+		   struct husk_error *err)
+{
+	const char *file = NULL, *serial = NULL;
+	bool readonly = false;
+	char *save, *o;
+	int ret;
+
+	for (o = strtok_r(options, ",", &save); o;
+	     o = strtok_r(NULL, ",", &save)) {
+		if (!strncmp(o, "file=", 5))
+			file = o + 5;
+		else if (!strncmp(o, "serial=", 7))
+			serial = o + 7;
+		else if (!strcmp(o, "readonly") || !strcmp(o, "readonly=on"))
+			readonly = true;
+		else
+			return error_set(err, -EINVAL,
+				"device %s: virtio-blk has no option \"%s\"",
+				spec, o);
+	}
+	if (!file || !*file)
+		return error_set(err, -EINVAL,
+				 "device %s: file=PATH is missing", spec);
+	ret = add_disk(cfg, file, serial, readonly);
+	if (ret)
+		return error_errno(err, ret, "device %s", spec);
+	return 0;
+}
+
+int vm_config_add_device(struct vm_config *cfg, const char *spec,
+			 struct husk_error *err)
+{
+	char *copy = strdup(spec), *options;
+	int ret = 0;
+
+	if (!copy)
+		return error_errno(err, -ENOMEM, "device %s", spec);
+	options = strchr(copy, ',');
+	if (options)
+		*options++ = 0;
+
+	if (!strcmp(copy, "virtio-blk"))
+		ret = add_blk(cfg, options ? options : copy + strlen(copy),
+			      spec, err);
+	else if (options && *options)
+		ret = error_set(err, -EINVAL,
+				"device %s: %s has no options", spec, copy);
+	else if (!strcmp(copy, "debug-exit") ||
+		 !strcmp(copy, "isa-debug-exit"))
+		cfg->debug_exit = true;
+	else if (!strcmp(copy, "pc-testdev"))
+		cfg->testdev = true;
+	else if (!strcmp(copy, "virtio-rng") && cfg->nrngs < MAX_DEVICES)
+		cfg->nrngs++;
+	else if (!strcmp(copy, "virtio-rng"))
+		ret = error_set(err, -E2BIG, "device %s: too many", spec);
+	else
+		ret = error_set(err, -EINVAL, "device %s: unknown kind; "
+				"there are debug-exit, pc-testdev, virtio-blk "
+				"and virtio-rng", spec);
+	free(copy);
+	return ret;
+}
+
+/* -- validation ----------------------------------------------------------- */
+
+struct problems {
+	void (*f)(void *opaque, const char *text);
+	void *opaque;
+	unsigned n;
+};
+
+static void problem(struct problems *p, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void problem(struct problems *p, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	p->n++;
+	if (p->f)
+		p->f(p->opaque, text);
+}
+
+static void check_file(struct problems *p, const char *path, bool disk)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0) {
+		problem(p, "%s: %s", path, strerror(errno));
+		return;
+	}
+	if (S_ISDIR(st.st_mode))
+		problem(p, "%s: is a directory", path);
+	else if (!disk && !S_ISREG(st.st_mode))
+		problem(p, "%s: is not a regular file", path);
+	else if (S_ISREG(st.st_mode) && st.st_size == 0)
+		problem(p, "%s: is empty", path);
+	else if (access(path, R_OK) < 0)
+		problem(p, "%s: %s", path, strerror(errno));
+}
+
+unsigned vm_config_validate(const struct vm_config *cfg,
+			    void (*f)(void *opaque, const char *text),
+			    void *opaque)
+{
+	static const char *const engines[] = {
+		"auto", "kvm", "soft", "soft,interp",
+	};
+	struct problems p = { f, opaque, 0 };
+	bool known = !cfg->engine;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(engines) && !known; i++)
+		known = !strcmp(cfg->engine, engines[i]);
+	if (!known)
+		problem(&p, "engine %s: unknown; there are auto, kvm, soft "
+			"and soft,interp", cfg->engine);
+	if (cfg->cpus < 1 || cfg->cpus > VM_MAX_CPUS)
+		problem(&p, "%u CPUs: 1 to %d are possible", cfg->cpus,
+			VM_MAX_CPUS);
+	if (cfg->memory < MIN_MEMORY)
+		problem(&p, "memory: at least 2 MiB are needed");
+	else if (cfg->memory > MAX_MEMORY)
+		problem(&p, "memory: at most 1 TiB is possible");
+	else if (cfg->memory & 0xfff)
+		problem(&p, "memory: must be a multiple of 4096 bytes");
+	if (!cfg->kernel)
+		problem(&p, "a kernel is needed");
+	else
+		check_file(&p, cfg->kernel, false);
+	if (cfg->initrd)
+		check_file(&p, cfg->initrd, false);
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		check_file(&p, cfg->disk[i].path, true);
+	return p.n;
+}

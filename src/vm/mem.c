@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mem.c - guest RAM, and the one checked door to it
+ */
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/error.h"
+#include "vm/chips.h"
+
+#define HIGH_BASE	BIT(32)
+
+int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
+	     struct husk_error *err)
+{
+	uint64_t low = MIN(size, (uint64_t)RAM_HOLE);
+	void *host;
+	int ret;
+
+	host = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (host == MAP_FAILED)
+		return error_errno(err, -errno, "%llu MiB of guest memory",
+				   (unsigned long long)(size >> 20));
+	/* Fewer host page faults and TLB misses; fine where it is refused. */
+	madvise(host, size, MADV_HUGEPAGE);
+
+	mem->hv = hv;
+	mem->host = host;
+	mem->size = size;
+	mem->low = low;
+	ret = hv_mem_map(hv, 0, low, host, HV_MEM_READ | HV_MEM_WRITE);
+	if (!ret && size > low)
+		ret = hv_mem_map(hv, HIGH_BASE, size - low,
+				 (uint8_t *)host + low,
+				 HV_MEM_READ | HV_MEM_WRITE);
+	if (ret) {
+		mem_finish(mem);
+		return error_errno(err, ret, "mapping guest memory");
+	}
+	return 0;
+}
+
+/* The address space is gone or goes now: nothing to unmap from it. */
+void mem_finish(struct guest_mem *mem)
+{
+	if (mem->host)
+		munmap(mem->host, mem->size);
+	mem->host = NULL;
+}
+
+void *mem_at(struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	uint64_t high = mem->size - mem->low;
+
+	if (gpa <= mem->low && len <= mem->low - gpa)
+		return mem->host + gpa;
+	if (gpa < HIGH_BASE)
+		return NULL;
+	gpa -= HIGH_BASE;
+	if (gpa > high || len > high - gpa)
+		return NULL;
+	return mem->host + mem->low + gpa;
+}
+
+void mem_written(struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	if (len)
+		hv_mem_written(mem->hv, gpa, len);
+}
+
+int mem_copy_in(struct guest_mem *mem, uint64_t gpa, const void *src,
+		uint64_t len)
+{
+	void *p = mem_at(mem, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	if (len)
+		memcpy(p, src, len);
+	mem_written(mem, gpa, len);
+	return 0;
+}
+
+int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len)
+{
+	const void *p = mem_at(mem, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	if (len)
+		memcpy(dst, p, len);
+	return 0;
+}

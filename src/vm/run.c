@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run.c - the threads of the vCPUs and how a machine comes to its end
+ *
+ * Whoever finds a reason to stop calls run_end(): the first reason is kept,
+ * every vCPU is kicked, and the last one to leave its loop announces the end.
+ */
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "vm/chips.h"
+
+/* -- the end -------------------------------------------------------------- */
+
+/* With vm->lock held. */
+static void announce(struct vm *vm)
+{
+	uint64_t one = 1;
+
+	if (vm->has_stopped)
+		return;
+	vm->has_stopped = true;
+	/* Cannot fail: the counter of the eventfd is zero. */
+	if (write(vm->event_fd, &one, sizeof(one)) < 0)
+		errno = 0;
+	pthread_cond_broadcast(&vm->ended);
+}
+
+void run_end(struct vm *vm, enum vm_stop_reason reason, int code,
+	     const char *text)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->result.reason == VM_STOP_NONE) {
+		vm->result.reason = reason;
+		vm->result.code = code;
+		vm->result.again = reason == VM_STOP_RESET && vm->again;
+		snprintf(vm->result.text, sizeof(vm->result.text), "%s",
+			 text ? text : "");
+	}
+	pthread_mutex_unlock(&vm->lock);
+	atomic_store(&vm->stopping, true);
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		hv_vcpu_kick(vm->cpu[i].hv);
+}
+
+struct text {
+	char buf[2048];
+	size_t len;
+};
+
+static void __attribute__((format(printf, 2, 3)))
+add(struct text *t, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(t->buf + t->len, sizeof(t->buf) - t->len, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		t->len = MIN(t->len + n, sizeof(t->buf) - 1);
+}
+
+static void add_registers(struct text *t, struct vcpu *cpu)
+{
+	static const char *const name[16] = {
+		"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+		"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+	};
+	static const char *const seg[8] = {
+		"es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr",
+	};
+	struct hv_state s;
+
+	if (hv_vcpu_get(cpu->hv, HV_STATE_GENERAL | HV_STATE_SYSTEM, &s))
+		return;
+	for (unsigned i = 0; i < 16; i++)
+		add(t, "%-3s %016llx%s", name[i],
+		    (unsigned long long)s.gpr[i], i % 4 == 3 ? "\n" : "  ");
+	add(t, "rip %016llx  rflags %llx\n", (unsigned long long)s.rip,
+	    (unsigned long long)s.rflags);
+	add(t, "cr0 %llx  cr2 %llx  cr3 %llx  cr4 %llx  efer %llx\n",
+	    (unsigned long long)s.cr0, (unsigned long long)s.cr2,
+	    (unsigned long long)s.cr3, (unsigned long long)s.cr4,
+	    (unsigned long long)s.efer);
+	for (unsigned i = 0; i < 8; i++)
+		add(t, "%-3s %04x base %llx limit %x access %x\n", seg[i],
+		    s.seg[i].selector, (unsigned long long)s.seg[i].base,
+		    s.seg[i].limit, s.seg[i].access);
+	add(t, "gdt %llx limit %x  idt %llx limit %x\n",
+	    (unsigned long long)s.gdtr.base, s.gdtr.limit,
+	    (unsigned long long)s.idtr.base, s.idtr.limit);
+}
+
+static void died(struct vcpu *cpu)
+{
+	struct text t = { .len = 0 };
+
+	add(&t, "triple fault on CPU %u\n", hv_vcpu_id(cpu->hv));
+	add_registers(&t, cpu);
+	run_end(cpu->vm, VM_STOP_DIED, 0, t.buf);
+}
+
+static void failed(struct vcpu *cpu, const char *what)
+{
+	struct text t = { .len = 0 };
+
+	add(&t, "CPU %u: %s\n", hv_vcpu_id(cpu->hv), what);
+	add_registers(&t, cpu);
+	run_end(cpu->vm, VM_STOP_ERROR, 0, t.buf);
+}
+
+/* -- exits ---------------------------------------------------------------- */
+
+static void do_mmio(struct vm *vm, struct hv_exit *e)
+{
+	if (e->mmio.write) {
+		bus_write(vm->mmio, e->mmio.gpa, e->mmio.size, e->mmio.value);
+		return;
+	}
+	e->mmio.value = ~0ull;
+	if (!bus_read(vm->mmio, e->mmio.gpa, e->mmio.size, &e->mmio.value))
+		e->mmio.value = ~0ull;
+}
+
+static void do_pio(struct vm *vm, struct hv_exit *e)
+{
+	uint64_t value = ~0ull;
+
+	if (e->pio.write) {
+		bus_write(vm->pio, e->pio.port, e->pio.size, e->pio.value);
+		return;
+	}
+	if (!bus_read(vm->pio, e->pio.port, e->pio.size, &value))
+		value = ~0ull;
+	e->pio.value = value;
+}
+
+/* The PIC's output is wired to LINT0 of the first CPU only. */
+void run_pic_output(void *sink, bool level)
+{
+	struct vm *vm = sink;
+
+	if (vm->ncpus)
+		hv_vcpu_want_window(vm->cpu[0].hv, level);
+}
+
+static void do_window(struct vcpu *cpu)
+{
+	struct vm *vm = cpu->vm;
+
+	if (cpu == &vm->cpu[0] && pic_output(vm->pic))
+		hv_vcpu_inject(cpu->hv, pic_acknowledge(vm->pic));
+	hv_vcpu_want_window(cpu->hv,
+			    cpu == &vm->cpu[0] && pic_output(vm->pic));
+}
+
+/* false: this vCPU does not go on. */
+static bool handle(struct vcpu *cpu)
+{
+	struct hv_exit *e = &cpu->exit;
+
+	switch (e->reason) {
+	case HV_EXIT_MMIO:
+		do_mmio(cpu->vm, e);
+		break;
+	case HV_EXIT_PIO:
+		do_pio(cpu->vm, e);
+		break;
+	case HV_EXIT_MSR:
+		e->msr.fault = true;
+		break;
+	case HV_EXIT_EOI:
+		ioapic_eoi(cpu->vm->ioapic, e->eoi.vector);
+		break;
+	case HV_EXIT_IRQ_WINDOW:
+		do_window(cpu);
+		break;
+	case HV_EXIT_SHUTDOWN:
+		died(cpu);
+		return false;
+	case HV_EXIT_ERROR:
+		e->error.text[sizeof(e->error.text) - 1] = 0;
+		failed(cpu, e->error.text);
+		return false;
+	default:
+		break;
+	}
+	return true;
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *cpu = arg;
+	struct vm *vm = cpu->vm;
+	char name[16];
+	int ret;
+
+	snprintf(name, sizeof(name), "vcpu%u", hv_vcpu_id(cpu->hv));
+	pthread_setname_np(pthread_self(), name);
+	while (!atomic_load(&vm->stopping)) {
+		ret = hv_vcpu_run(cpu->hv, &cpu->exit);
+		if (ret == -EINTR || ret == -EAGAIN)
+			continue;
+		if (ret < 0) {
+			failed(cpu, strerror(-ret));
+			break;
+		}
+		if (!handle(cpu))
+			break;
+	}
+
+	pthread_mutex_lock(&vm->lock);
+	if (--vm->running == 0)
+		announce(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return NULL;
+}
+
+/* -- start and join ------------------------------------------------------- */
+
+int run_start(struct vm *vm, struct husk_error *err)
+{
+	sigset_t all, old;
+	int ret = 0;
+
+	/* Signals are for the threads of the program. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < vm->ncpus && !ret; i++) {
+		struct vcpu *cpu = &vm->cpu[i];
+
+		ret = pthread_create(&cpu->thread, NULL, vcpu_main, cpu);
+		if (!ret) {
+			cpu->started = true;
+			vm->running++;
+		}
+	}
+	pthread_mutex_unlock(&vm->lock);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!ret)
+		return 0;
+	run_end(vm, VM_STOP_ERROR, 0, "cannot start a thread");
+	run_join(vm);
+	return error_errno(err, -ret, "starting the threads of the CPUs");
+}
+
+void run_join(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->ncpus; i++) {
+		if (!vm->cpu[i].started)
+			continue;
+		pthread_join(vm->cpu[i].thread, NULL);
+		vm->cpu[i].started = false;
+	}
+}
