@@ -957,6 +957,7 @@ static int vcpu_init(struct hv_vcpu *hv, struct husk_error *err)
 {
 	struct kvm_vcpu *cpu = to_kvm_vcpu(hv);
 	struct kvm_vm *vm = to_kvm_vm(hv->vm);
+	struct kvm_lapic_state apic;
 	void *run_page;
 	int r;
 
@@ -977,6 +978,12 @@ static int vcpu_init(struct hv_vcpu *hv, struct husk_error *err)
 	r = set_cpuid(cpu, err);
 	if (!r)
 		r = kvm_state_init(cpu);
+	/* KVM maps APIC ids before it lists the new vCPU; setting its APIC
+	 * makes it look again, else INIT does not arrive. */
+	if (!r)
+		r = kvm_ioctl(cpu->fd, KVM_GET_LAPIC, &apic);
+	if (r >= 0)
+		r = kvm_ioctl(cpu->fd, KVM_SET_LAPIC, &apic);
 	if (r < 0) {
 		vcpu_finish(hv);
 		return r;
