@@ -65,6 +65,10 @@ struct vm {
 	struct dev_env env;		/* (i) */
 	struct dev *devs;		/* (i) last created first */
 	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg;	/* (i) */
+	struct block *block[MAX_DISKS];	/* (i) closed after the devices */
+	unsigned nblocks;
+	vm_output *output[VM_PORTS];	/* (i) */
+	void *output_opaque[VM_PORTS];	/* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];
 	unsigned ncpus;			/* (i) */
 	bool again;			/* (i) */

@@ -332,7 +332,13 @@ static bool wait_runnable(struct cpu *c)
 {
 	while (c->mp != HV_MP_RUNNABLE) {
 		bool halted = c->mp == HV_MP_HALTED;
+		uint8_t vector;
 
+		if (lapic_take_eoi(c, &vector)) {
+			c->exit->reason = HV_EXIT_EOI;
+			c->exit->eoi.vector = vector;
+			return false;
+		}
 		if (halted) {
 			lapic_poll(c);
 			if (atomic_load(&c->nmi_pending) ||

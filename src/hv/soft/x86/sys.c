@@ -1736,7 +1736,8 @@ void cpu_reset(struct cpu *c, bool init_only)
 		lapic_reset(c, init_only);
 	bsp = c->apic_base & BIT(8);
 	c->mp = bsp ? HV_MP_RUNNABLE : HV_MP_WAIT_SIPI;
-	c->sipi_vector = 0;
+	if (!init_only)
+		c->sipi_vector = 0;
 	if (c->tlb[0])
 		tlb_flush(c, true);
 	cpu_update_mode(c);

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pc.c - the board: which parts it has, at which address, on which wire
+ *
+ * Interrupt line n of the ISA side goes to input n of the PICs and to pin n
+ * of the IOAPIC, except line 0 (PIT), whose pin is 2.
+ */
+#include "vm/board/board.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "vm/block.h"
+#include "vm/chips.h"
+#include "vm/pci.h"
+#include "vm/virtio.h"
+
+static void isa_set(void *sink, unsigned line, bool level)
+{
+	struct vm *vm = sink;
+	struct irq pic = pic_irq(vm->pic, line);
+	struct irq ioapic = ioapic_irq(vm->ioapic, line ? line : 2);
+
+	irq_set(&pic, level);
+	irq_set(&ioapic, level);
+}
+
+static struct irq isa(struct vm *vm, unsigned line)
+{
+	return (struct irq){ isa_set, vm, line };
+}
+
+static void route(void *sink, unsigned pin, uint64_t addr, uint32_t data)
+{
+	struct vm *vm = sink;
+
+	hv_route(vm->hv, pin, addr, data);
+}
+
+static void serial_output(void *sink, const void *data, size_t len)
+{
+	struct vm *vm = sink;
+
+	if (vm->output[VM_SERIAL])
+		vm->output[VM_SERIAL](vm->output_opaque[VM_SERIAL], data, len);
+}
+
+static void console_output(void *sink, const void *data, size_t len)
+{
+	struct vm *vm = sink;
+
+	if (vm->output[VM_CONSOLE])
+		vm->output[VM_CONSOLE](vm->output_opaque[VM_CONSOLE], data, len);
+}
+
+static struct dev *add(struct vm *vm, const struct dev_class *class,
+		       const char *id, const void *arg, struct husk_error *err)
+{
+	struct dev *d = dev_create(class, id, &vm->env, arg, err);
+
+	if (d) {
+		d->next = vm->devs;
+		vm->devs = d;
+	}
+	return d;
+}
+
+static int add_disks(struct vm *vm, const struct vm_config *cfg,
+		     struct husk_error *err)
+{
+	for (unsigned i = 0; i < cfg->ndisks; i++) {
+		const struct disk_config *d = &cfg->disk[i];
+		struct virtio_blk_arg arg = { .serial = d->serial };
+		char id[16];
+
+		arg.block = block_open(d->path, d->readonly, err);
+		if (!arg.block)
+			return err && err->code ? err->code : -EIO;
+		vm->block[vm->nblocks++] = arg.block;
+		snprintf(id, sizeof(id), "disk%u", i);
+		if (!add(vm, &virtio_blk_class.dev, id, &arg, err))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int add_virtio(struct vm *vm, const struct vm_config *cfg,
+		      struct husk_error *err)
+{
+	struct virtio_console_arg console = { console_output, vm };
+	char id[16];
+
+	vm->console = add(vm, &virtio_console_class.dev, "console0", &console,
+			  err);
+	if (!vm->console)
+		return -ENOMEM;
+	for (unsigned i = 0; i < 1 + cfg->nrngs; i++) {
+		snprintf(id, sizeof(id), "rng%u", i);
+		if (!add(vm, &virtio_rng_class.dev, id, NULL, err))
+			return -ENOMEM;
+	}
+	return add_disks(vm, cfg, err);
+}
+
+/* The parts list. */
+int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
+{
+	struct ioapic_arg ioapic = { route, vm };
+	struct irq irq0 = isa(vm, 0), sci = isa(vm, ACPI_SCI);
+	struct uart_arg uart = { isa(vm, 4), 0x3f8, serial_output, vm };
+	struct rtc_arg rtc = { isa(vm, 8), vm->mem.low,
+			       vm->mem.size - vm->mem.low };
+	struct hpet_arg hpet = { .legacy0 = isa(vm, 0), .legacy8 = isa(vm, 8) };
+	struct testdev_arg testdev;
+	uint32_t ncpus = cfg->cpus;
+	uint64_t ram = vm->mem.size;
+	struct dev *host;
+
+	for (unsigned p = 0; p < VM_PORTS; p++) {
+		vm->output[p] = cfg->port[p].output;
+		vm->output_opaque[p] = cfg->port[p].opaque;
+	}
+
+	vm->pic = add(vm, &i8259_class, "pic", NULL, err);
+	vm->ioapic = add(vm, &ioapic_class, "ioapic", &ioapic, err);
+	if (!vm->pic || !vm->ioapic)
+		goto err;
+	pic_on_output(vm->pic, run_pic_output, vm);
+	for (unsigned n = 0; n < 24; n++)
+		hpet.irq[n] = testdev.irq[n] = ioapic_irq(vm->ioapic, n);
+
+	if (!add(vm, &i8254_class, "pit", &irq0, err) ||
+	    !add(vm, &mc146818_class, "rtc", &rtc, err) ||
+	    !add(vm, &hpet_class, "hpet", &hpet, err) ||
+	    !add(vm, &i8042_class, "i8042", NULL, err))
+		goto err;
+	vm->pm = add(vm, &acpi_pm_class, "pm", &sci, err);
+	vm->uart = add(vm, &uart16550_class, "com1", &uart, err);
+	vm->fw_cfg = add(vm, &fw_cfg_class, "fw_cfg", NULL, err);
+	if (!vm->pm || !vm->uart || !vm->fw_cfg)
+		goto err;
+	fw_cfg_add(vm->fw_cfg, 5, &ncpus, 2);
+	fw_cfg_add(vm->fw_cfg, 3, &ram, 8);
+	fw_cfg_add(vm->fw_cfg, 0xf, &ncpus, 2);
+	if (cfg->debug_exit && !add(vm, &debug_exit_class, "debug-exit", NULL,
+				    err))
+		goto err;
+	if (cfg->testdev && !add(vm, &testdev_class, "testdev", &testdev, err))
+		goto err;
+
+	host = add(vm, &pci_host_class, "pci", NULL, err);
+	if (!host)
+		goto err;
+	vm->env.pci = pci_host_bus(host);
+	return add_virtio(vm, cfg, err);
+err:
+	return err && err->code ? err->code : -ENOMEM;
+}
+
+void pc_close(struct vm *vm)
+{
+	while (vm->nblocks)
+		block_close(vm->block[--vm->nblocks]);
+}

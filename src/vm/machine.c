@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * machine.c - a machine from its configuration to its end
+ */
+#include "vm/machine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "vm/board/board.h"
+#include "vm/chips.h"
+#include "vm/firmware/firmware.h"
+#include "vm/virtio.h"
+
+/* -- the environment of the devices --------------------------------------- */
+
+static void send_msi(void *sink, uint64_t addr, uint32_t data)
+{
+	struct vm *vm = sink;
+
+	hv_msi(vm->hv, addr, data);
+}
+
+static int set_doorbell(void *sink, uint64_t gpa, unsigned size, int fd,
+			bool on)
+{
+	struct hv_doorbell db = { .space = HV_SPACE_MMIO, .addr = gpa,
+				  .size = (uint8_t)size };
+	struct vm *vm = sink;
+
+	return on ? hv_doorbell_add(vm->hv, &db, fd)
+		  : hv_doorbell_del(vm->hv, &db, fd);
+}
+
+static void request(void *sink, enum machine_request what, int arg)
+{
+	struct vm *vm = sink;
+
+	switch (what) {
+	case REQUEST_POWEROFF:
+		run_end(vm, VM_STOP_POWEROFF, 0, NULL);
+		break;
+	case REQUEST_RESET:
+		run_end(vm, VM_STOP_RESET, 0, NULL);
+		break;
+	case REQUEST_EXIT:
+		run_end(vm, VM_STOP_EXIT, arg, NULL);
+		break;
+	}
+}
+
+static void device_log(void *sink, const char *id, const char *text)
+{
+	struct vm *vm = sink;
+	char line[300];
+
+	if (!vm->log)
+		return;
+	snprintf(line, sizeof(line), "%s: %s", id, text);
+	vm->log(vm->log_opaque, line);
+}
+
+static void engine_log(void *opaque, enum hv_log_level level, const char *text)
+{
+	struct vm *vm = opaque;
+
+	if (vm->log && level <= HV_LOG_WARN)
+		vm->log(vm->log_opaque, text);
+}
+
+static int env_init(struct vm *vm)
+{
+	int ret = loop_create(&vm->loop);
+
+	if (ret)
+		return ret;
+	vm->mmio = bus_create("mmio");
+	vm->pio = bus_create("ports");
+	if (!vm->mmio || !vm->pio)
+		return -ENOMEM;
+	vm->env = (struct dev_env){
+		.mmio = vm->mmio, .pio = vm->pio, .loop = vm->loop,
+		.mem = &vm->mem,
+		.msi = { send_msi, vm },
+		.doorbell = { set_doorbell, vm },
+		.request = request, .log = device_log, .sink = vm,
+	};
+	return 0;
+}
+
+/* -- create and destroy --------------------------------------------------- */
+
+static int add_vcpus(struct vm *vm, unsigned n, struct husk_error *err)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int ret = hv_vcpu_create(vm->hv, i, &vm->cpu[i].hv, err);
+
+		if (ret)
+			return ret;
+		vm->cpu[i].vm = vm;
+		vm->ncpus++;
+	}
+	return 0;
+}
+
+static int build(struct vm *vm, const struct vm_config *cfg,
+		 struct husk_error *err)
+{
+	struct hv_config hv = {
+		.engine = cfg->engine, .max_vcpus = cfg->cpus,
+		.log = engine_log, .log_opaque = vm,
+	};
+	uint64_t rsdp;
+	int ret;
+
+	ret = hv_vm_create(&hv, &vm->hv, err);
+	if (ret)
+		return ret;
+	ret = mem_init(&vm->mem, vm->hv, cfg->memory, err);
+	if (ret)
+		return ret;
+	ret = env_init(vm);
+	if (ret)
+		return error_errno(err, ret, "machine");
+	ret = add_vcpus(vm, cfg->cpus, err);
+	if (ret)
+		return ret;
+	ret = pc_build(vm, cfg, err);
+	if (ret)
+		return ret;
+	ret = acpi_build(&vm->mem, cfg->cpus, &rsdp);
+	if (ret)
+		return error_errno(err, ret, "ACPI tables");
+	return firmware_load(vm, cfg, rsdp, err);
+}
+
+int vm_create(const struct vm_config *cfg, struct vm **out,
+	      struct husk_error *err)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	pthread_condattr_t attr;
+	int ret;
+
+	*out = NULL;
+	if (!vm)
+		return error_set(err, -ENOMEM, "out of memory");
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->ended, &attr);
+	pthread_condattr_destroy(&attr);
+	vm->log = cfg->log;
+	vm->log_opaque = cfg->log_opaque;
+	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
+	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
+			       : build(vm, cfg, err);
+	if (ret) {
+		vm_destroy(vm);
+		return ret;
+	}
+	*out = vm;
+	return 0;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm_stop(vm);
+	if (vm->loop)
+		loop_stop(vm->loop);
+	while (vm->devs) {
+		struct dev *d = vm->devs;
+
+		vm->devs = d->next;
+		dev_destroy(d);
+	}
+	pc_close(vm);
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		hv_vcpu_destroy(vm->cpu[i].hv);
+	hv_vm_destroy(vm->hv);
+	mem_finish(&vm->mem);
+	bus_destroy(vm->mmio);
+	bus_destroy(vm->pio);
+	loop_destroy(vm->loop);
+	if (vm->event_fd >= 0)
+		close(vm->event_fd);
+	pthread_cond_destroy(&vm->ended);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+/* -- life ----------------------------------------------------------------- */
+
+int vm_start(struct vm *vm, struct husk_error *err)
+{
+	int ret;
+
+	if (vm->has_started)
+		return error_set(err, -EALREADY, "the machine has started");
+	vm->has_started = true;
+	ret = loop_start(vm->loop);
+	if (ret)
+		return error_errno(err, ret, "event loop");
+	return run_start(vm, err);
+}
+
+void vm_stop(struct vm *vm)
+{
+	if (!vm->has_started)
+		return;
+	run_end(vm, VM_STOP_STOPPED, 0, NULL);
+	run_join(vm);
+}
+
+void vm_power_button(struct vm *vm)
+{
+	acpi_pm_power_button(vm->pm);
+}
+
+const char *vm_engine(const struct vm *vm)
+{
+	return hv_vm_engine(vm->hv);
+}
+
+const char *vm_engine_reason(const struct vm *vm)
+{
+	return hv_vm_reason(vm->hv);
+}
+
+int vm_event_fd(const struct vm *vm)
+{
+	return vm->event_fd;
+}
+
+int vm_next_event(struct vm *vm, struct vm_stopped *event)
+{
+	int ret;
+
+	pthread_mutex_lock(&vm->lock);
+	ret = vm->has_stopped;
+	if (ret)
+		*event = vm->result;
+	pthread_mutex_unlock(&vm->lock);
+	return ret;
+}
+
+int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event)
+{
+	struct timespec ts;
+	int ret = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	if (timeout_ms > 0) {
+		ts.tv_sec += timeout_ms / 1000;
+		ts.tv_nsec += timeout_ms % 1000 * 1000000l;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_nsec -= 1000000000;
+			ts.tv_sec++;
+		}
+	}
+	pthread_mutex_lock(&vm->lock);
+	while (!vm->has_stopped && !ret)
+		ret = timeout_ms < 0
+			? pthread_cond_wait(&vm->ended, &vm->lock)
+			: pthread_cond_timedwait(&vm->ended, &vm->lock, &ts);
+	if (vm->has_stopped) {
+		ret = 0;
+		*event = vm->result;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return -ret;
+}
+
+size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
+			size_t len)
+{
+	if (port == VM_SERIAL)
+		return uart_input(vm->uart, data, len);
+	return vm->console ? virtio_console_input(vm->console, data, len) : 0;
+}
