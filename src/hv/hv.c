@@ -125,7 +125,9 @@ static int choose(struct choice *ch, const char *spec, struct husk_error *err)
 			       strcmp(ch->options, "interp")))
 		return error_set(err, -EINVAL, "engine %s has no option \"%s\"",
 				 ch->engine->name, ch->options);
-	return ch->engine->probe(&ch->caps, err);
+	int ret = ch->engine->probe(&ch->caps, err);
+	/* Asked for by name: it may not run a stock kernel, but it is there. */
+	return ret == -ENOTSUP && ch->caps.needs_dev_kvm ? 0 : ret;
 }
 
 /* -- VMs ------------------------------------------------------------------ */

@@ -371,6 +371,8 @@ static _Noreturn void ask(struct cpu *c)
 	if (c->replay.done >= REPLAY_MAX)
 		cpu_error(c, "too many device accesses in one instruction");
 	c->replay.waiting = true;
+	c->replay.write = c->exit->reason == HV_EXIT_MMIO ? c->exit->mmio.write
+							  : c->exit->pio.write;
 	cpu_leave(c);
 }
 

@@ -478,6 +478,14 @@ static int soft_complete(struct hv_vcpu *v, struct hv_exit *exit)
 	return ret ? ret : c->replay.waiting;
 }
 
+void cpu_settle(struct cpu *c)
+{
+	struct hv_exit exit = { .reason = HV_EXIT_NONE };
+
+	if (c->replay.waiting && c->replay.write)
+		run(c, &exit, true);
+}
+
 static void soft_kick(struct hv_vcpu *v)
 {
 	cpu_request(to_cpu(v), REQ_KICK);

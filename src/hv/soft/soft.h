@@ -187,6 +187,7 @@ struct replay {
 	unsigned done;		/* answered accesses of this instruction */
 	unsigned at;		/* how many this attempt has consumed */
 	bool waiting;		/* entry [done] was handed to the caller */
+	bool write;		/* and it was a write: nothing to answer */
 	uint64_t value[REPLAY_MAX];
 };
 
@@ -433,6 +434,9 @@ uint64_t kvmpv_hypercall(struct cpu *c);	/* vmcall: result for rax */
 /* fpu.c */
 void fpu_reset(struct cpu *c);
 void fpu_finish(struct cpu *c);
+
+/* soft.c: end an instruction that only waits for a write to be done. */
+void cpu_settle(struct cpu *c);
 void fpu_get(struct cpu *c, uint8_t *xsave);
 int fpu_set(struct cpu *c, const uint8_t *xsave);
 bool fpu_set_xcr0(struct cpu *c, uint64_t v);

@@ -107,6 +107,7 @@ int soft_get(struct hv_vcpu *cpu, unsigned groups, struct hv_state *s)
 {
 	struct cpu *c = to_cpu(cpu);
 
+	cpu_settle(c);
 	if (c->replay.waiting || c->replay.done)
 		return -EBUSY;
 	if (groups & HV_STATE_GENERAL) {
@@ -351,6 +352,7 @@ int soft_set(struct hv_vcpu *cpu, unsigned groups, const struct hv_state *s)
 	struct cpu *c = to_cpu(cpu);
 	int rc;
 
+	cpu_settle(c);
 	if (c->replay.waiting || c->replay.done)
 		return -EBUSY;
 	if ((groups & HV_STATE_GENERAL) && !general_valid(c, s, groups))
