@@ -26,7 +26,9 @@ void terminal_restore(void);
  * Filter typed bytes in place: Ctrl-A x asks to quit, Ctrl-A Ctrl-A is one
  * Ctrl-A.  Returns how many bytes are for the guest.
  */
-struct escape { bool seen, quit; };
+struct escape {
+	bool seen, quit;
+};
 size_t terminal_filter(struct escape *e, char *data, size_t len);
 
 #endif /* CLI_H */

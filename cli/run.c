@@ -21,29 +21,29 @@
 #include "husk/vm.h"
 
 static const char help[] =
-"usage: husk run --kernel FILE [OPTION...]\n"
-"\n"
-"  --kernel FILE         bzImage, ELF vmlinux or Multiboot kernel\n"
-"  --initrd FILE         initial RAM disk\n"
-"  --cmdline TEXT        kernel command line (default: console=ttyS0)\n"
-"  --cpus N              vCPUs, 1 to 64 (default 1)\n"
-"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
-"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
-"  --disk FILE[,readonly]  a raw image or block device; may be repeated\n"
-"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk\n"
-"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
-"  --reboot exit|again   what a guest's reset does (default exit)\n"
-"  --timeout SECONDS     end the machine after this time\n"
-"\n"
-"Without --kernel the demo guest is booted, where it was built.\n"
-"Ctrl-A x ends the machine.  Exit status: 0 powered off, 1 a fault of Husk,\n"
-"2 usage, 3 the guest died, 124 timeout, else what a debug-exit device said.\n";
+	"usage: husk run --kernel FILE [OPTION...]\n"
+	"\n"
+	"  --kernel FILE         bzImage, ELF vmlinux or Multiboot kernel\n"
+	"  --initrd FILE         initial RAM disk\n"
+	"  --cmdline TEXT        kernel command line (default: console=ttyS0)\n"
+	"  --cpus N              vCPUs, 1 to 64 (default 1)\n"
+	"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
+	"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
+	"  --disk FILE[,readonly]  a raw image or block device; may be repeated\n"
+	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk\n"
+	"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
+	"  --reboot exit|again   what a guest's reset does (default exit)\n"
+	"  --timeout SECONDS     end the machine after this time\n"
+	"\n"
+	"Without --kernel the demo guest is booted, where it was built.\n"
+	"Ctrl-A x ends the machine.  Exit status: 0 powered off, 1 a fault of Husk,\n"
+	"2 usage, 3 the guest died, 124 timeout, else what a debug-exit device said.\n";
 
 struct session {
 	struct vm_config *cfg;
-	long timeout_ms;		/* -1: none */
-	int in, out;			/* -1: none */
-	bool ended;			/* standard input is at its end */
+	long timeout_ms; /* -1: none */
+	int in, out;	 /* -1: none */
+	bool ended;	 /* standard input is at its end */
 	struct escape escape;
 	bool escapes;
 };
@@ -63,7 +63,7 @@ static void output(void *opaque, const void *data, size_t len)
 			continue;
 		}
 		if (n < 0 && errno != EINTR)
-			return;		/* the reader is gone */
+			return; /* the reader is gone */
 		if (n > 0) {
 			p += n;
 			len -= (size_t)n;
@@ -86,9 +86,12 @@ static int parse_size(const char *text, uint64_t *out)
 	if (errno || end == text || *text == '-')
 		return -EINVAL;
 	switch (*end) {
-	case 'G': case 'g': v <<= 10; /* fall through */
-	case 'M': case 'm': v <<= 10; /* fall through */
-	case 'K': case 'k': v <<= 10; end++;
+	case 'G':
+	case 'g': v <<= 10; /* fall through */
+	case 'M':
+	case 'm': v <<= 10; /* fall through */
+	case 'K':
+	case 'k': v <<= 10; end++;
 	}
 	if (*end && strcmp(end, "iB"))
 		return -EINVAL;
@@ -100,8 +103,8 @@ static int add_disk(struct vm_config *cfg, const char *arg)
 {
 	const char *comma = strrchr(arg, ',');
 	bool readonly = comma && !strcmp(comma, ",readonly");
-	char *path = strndup(arg, readonly ? (size_t)(comma - arg)
-					   : strlen(arg));
+	char *path =
+		strndup(arg, readonly ? (size_t)(comma - arg) : strlen(arg));
 	int ret = path ? vm_config_add_disk(cfg, path, readonly) : -ENOMEM;
 
 	free(path);
@@ -161,12 +164,19 @@ static int use_demo(struct vm_config *cfg)
 static int parse(struct session *s, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "kernel", 1, NULL, 'k' }, { "initrd", 1, NULL, 'i' },
-		{ "cmdline", 1, NULL, 'c' }, { "cpus", 1, NULL, 'n' },
-		{ "memory", 1, NULL, 'm' }, { "engine", 1, NULL, 'e' },
-		{ "disk", 1, NULL, 'd' }, { "device", 1, NULL, 'D' },
-		{ "serial", 1, NULL, 's' }, { "reboot", 1, NULL, 'r' },
-		{ "timeout", 1, NULL, 't' }, { "help", 0, NULL, 'h' }, { 0 },
+		{ "kernel", 1, NULL, 'k' },
+		{ "initrd", 1, NULL, 'i' },
+		{ "cmdline", 1, NULL, 'c' },
+		{ "cpus", 1, NULL, 'n' },
+		{ "memory", 1, NULL, 'm' },
+		{ "engine", 1, NULL, 'e' },
+		{ "disk", 1, NULL, 'd' },
+		{ "device", 1, NULL, 'D' },
+		{ "serial", 1, NULL, 's' },
+		{ "reboot", 1, NULL, 'r' },
+		{ "timeout", 1, NULL, 't' },
+		{ "help", 0, NULL, 'h' },
+		{ 0 },
 	};
 	const char *serial = "stdio", *engine = NULL;
 	struct husk_error err = { 0 };
@@ -218,23 +228,22 @@ static int parse(struct session *s, int argc, char **argv)
 				complain("--reboot %s: exit or again", optarg);
 				return EXIT_USAGE;
 			}
-			vm_config_set_reboot(s->cfg, *optarg == 'a' ?
-					     VM_REBOOT_AGAIN : VM_REBOOT_EXIT);
+			vm_config_set_reboot(s->cfg, *optarg == 'a'
+							     ? VM_REBOOT_AGAIN
+							     : VM_REBOOT_EXIT);
 			break;
 		case 't':
 			v = strtol(optarg, &end, 10);
 			if (*end || end == optarg || v < 1 || v > 1000000) {
-				complain("--timeout %s: not a number of seconds",
-					 optarg);
+				complain(
+					"--timeout %s: not a number of seconds",
+					optarg);
 				return EXIT_USAGE;
 			}
 			s->timeout_ms = v * 1000;
 			break;
-		case 'h':
-			fputs(help, stdout);
-			return -1;
-		default:
-			return EXIT_USAGE;
+		case 'h': fputs(help, stdout); return -1;
+		default: return EXIT_USAGE;
 		}
 	}
 	if (optind < argc) {
@@ -345,19 +354,14 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	}
 	terminal_restore();
 	switch (st.reason) {
-	case VM_STOP_RESET:
-		return st.again ? -1 : 0;
+	case VM_STOP_RESET: return st.again ? -1 : 0;
 	case VM_STOP_POWEROFF:
-	case VM_STOP_STOPPED:
-		return 0;
-	case VM_STOP_EXIT:
-		return st.code & 0xff;
+	case VM_STOP_STOPPED: return 0;
+	case VM_STOP_EXIT: return st.code & 0xff;
 	case VM_STOP_DIED:
 		complain("the guest died\n%s", st.text);
 		return EXIT_DIED;
-	default:
-		complain("%s", st.text);
-		return EXIT_FAULT;
+	default: complain("%s", st.text); return EXIT_FAULT;
 	}
 }
 

@@ -10,12 +10,12 @@
 #include "husk/hv.h"
 
 static const unsigned char code[] = {
-	0xba, 0xf8, 0x03,	/*    mov $0x3f8, %dx */
-	0xb0, 0x48,		/*    mov $'H', %al */
-	0xee,			/*    out %al, %dx */
-	0xb0, 0x69,		/*    mov $'i', %al */
-	0xee,			/*    out %al, %dx */
-	0xf4,			/*    hlt */
+	0xba, 0xf8, 0x03, /*    mov $0x3f8, %dx */
+	0xb0, 0x48,	  /*    mov $'H', %al */
+	0xee,		  /*    out %al, %dx */
+	0xb0, 0x69,	  /*    mov $'i', %al */
+	0xee,		  /*    out %al, %dx */
+	0xf4,		  /*    hlt */
 };
 
 static int fail(const char *what)

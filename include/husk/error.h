@@ -14,8 +14,8 @@ extern "C" {
 #endif
 
 struct husk_error {
-	int code;		/* negative errno; 0 when nothing failed */
-	char text[252];		/* one line, no full stop, names the thing */
+	int code;	/* negative errno; 0 when nothing failed */
+	char text[252]; /* one line, no full stop, names the thing */
 };
 
 #ifdef __cplusplus

@@ -42,12 +42,12 @@ struct hv_vcpu;
 /* What an engine can do on this host.  Constant once an engine is probed. */
 struct hv_caps {
 	uint32_t max_vcpus;
-	uint8_t phys_bits;	/* width of guest-physical addresses */
-	uint8_t linear_bits;	/* 48, or 57 with 5-level paging */
+	uint8_t phys_bits;   /* width of guest-physical addresses */
+	uint8_t linear_bits; /* 48, or 57 with 5-level paging */
 	bool dirty_log;
 	bool doorbell;
 	bool irqfd;
-	bool debug;		/* hv_vcpu_debug() works */
+	bool debug; /* hv_vcpu_debug() works */
 	bool needs_dev_kvm;
 };
 
@@ -73,7 +73,7 @@ struct hv_config {
 	const char *engine;
 	/* A named CPU model, see hv_cpu_models(); NULL is "x86-64-v3". */
 	const char *cpu;
-	uint32_t max_vcpus;	/* 0: one */
+	uint32_t max_vcpus; /* 0: one */
 	/* May be NULL.  Called on any thread of the VM; must not block. */
 	void (*log)(void *opaque, enum hv_log_level level, const char *text);
 	void *log_opaque;
@@ -82,9 +82,9 @@ struct hv_config {
 int hv_vm_create(const struct hv_config *cfg, struct hv_vm **vm,
 		 struct husk_error *err);
 /* All vCPUs are destroyed first (-EBUSY is not possible: they are ended). */
-void hv_vm_destroy(struct hv_vm *vm);		/* NULL is fine */
+void hv_vm_destroy(struct hv_vm *vm); /* NULL is fine */
 
-const char *hv_vm_engine(const struct hv_vm *vm);	/* "kvm" or "soft" */
+const char *hv_vm_engine(const struct hv_vm *vm); /* "kvm" or "soft" */
 /* Why "auto" chose this engine: one line, or "" when it was asked for. */
 const char *hv_vm_reason(const struct hv_vm *vm);
 const struct hv_caps *hv_vm_caps(const struct hv_vm *vm);
@@ -92,9 +92,9 @@ const struct hv_caps *hv_vm_caps(const struct hv_vm *vm);
 /* -- memory --------------------------------------------------------------- */
 
 enum hv_mem_flags {
-	HV_MEM_READ	= 1 << 0,	/* always implied */
-	HV_MEM_WRITE	= 1 << 1,	/* without it guest writes are MMIO exits */
-	HV_MEM_LOG	= 1 << 2,	/* keep a dirty log */
+	HV_MEM_READ = 1 << 0,  /* always implied */
+	HV_MEM_WRITE = 1 << 1, /* without it guest writes are MMIO exits */
+	HV_MEM_LOG = 1 << 2,   /* keep a dirty log */
 };
 
 /*
@@ -130,20 +130,20 @@ void hv_mem_written(struct hv_vm *vm, uint64_t gpa, uint64_t size);
  */
 int hv_vcpu_create(struct hv_vm *vm, uint32_t id, struct hv_vcpu **cpu,
 		   struct husk_error *err);
-void hv_vcpu_destroy(struct hv_vcpu *cpu);	/* NULL is fine; not running */
+void hv_vcpu_destroy(struct hv_vcpu *cpu); /* NULL is fine; not running */
 uint32_t hv_vcpu_id(const struct hv_vcpu *cpu);
 
 enum hv_exit_reason {
 	HV_EXIT_NONE,
-	HV_EXIT_MMIO,		/* access to guest-physical space without memory */
+	HV_EXIT_MMIO, /* access to guest-physical space without memory */
 	HV_EXIT_PIO,
-	HV_EXIT_MSR,		/* an MSR that the engine does not know */
-	HV_EXIT_EOI,		/* end of a level-triggered interrupt */
-	HV_EXIT_IRQ_WINDOW,	/* asked for, and the guest can take one now */
-	HV_EXIT_DEBUG,		/* see hv_vcpu_debug() */
-	HV_EXIT_SHUTDOWN,	/* triple fault */
-	HV_EXIT_KICKED,		/* hv_vcpu_kick() or a signal: just run again */
-	HV_EXIT_ERROR,		/* the engine cannot go on: text says why */
+	HV_EXIT_MSR,	    /* an MSR that the engine does not know */
+	HV_EXIT_EOI,	    /* end of a level-triggered interrupt */
+	HV_EXIT_IRQ_WINDOW, /* asked for, and the guest can take one now */
+	HV_EXIT_DEBUG,	    /* see hv_vcpu_debug() */
+	HV_EXIT_SHUTDOWN,   /* triple fault */
+	HV_EXIT_KICKED,	    /* hv_vcpu_kick() or a signal: just run again */
+	HV_EXIT_ERROR,	    /* the engine cannot go on: text says why */
 	HV_EXIT_COUNT,
 };
 
@@ -157,19 +157,19 @@ struct hv_exit {
 	union {
 		struct {
 			uint64_t gpa, value;
-			uint8_t size;	/* 1 to 8 */
+			uint8_t size; /* 1 to 8 */
 			bool write;
 		} mmio;
 		struct {
 			uint16_t port;
-			uint8_t size;	/* 1, 2 or 4 */
+			uint8_t size; /* 1, 2 or 4 */
 			bool write;
 			uint32_t value;
-		} pio;			/* REP INS/OUTS: one exit per element */
+		} pio; /* REP INS/OUTS: one exit per element */
 		struct {
 			uint32_t index;
 			bool write;
-			bool fault;	/* caller sets it to ask for #GP */
+			bool fault; /* caller sets it to ask for #GP */
 			uint64_t value;
 		} msr;
 		struct {
@@ -178,7 +178,7 @@ struct hv_exit {
 		struct {
 			uint64_t rip;	/* linear address */
 			uint64_t dr6;	/* which condition, SDM 3B 18.2.3 */
-			uint8_t vector;	/* 1 #DB or 3 #BP */
+			uint8_t vector; /* 1 #DB or 3 #BP */
 		} debug;
 		struct {
 			char text[160];
@@ -236,7 +236,7 @@ bool hv_vcpu_ready(struct hv_vcpu *cpu);
  * vCPU notices (a halted one wakes up when it could take the interrupt).
  */
 void hv_vcpu_want_window(struct hv_vcpu *cpu, bool want);
-int hv_vcpu_nmi(struct hv_vcpu *cpu);		/* any thread */
+int hv_vcpu_nmi(struct hv_vcpu *cpu); /* any thread */
 
 /* -- doorbells ------------------------------------------------------------ */
 
@@ -245,8 +245,8 @@ enum hv_space { HV_SPACE_MMIO, HV_SPACE_PIO };
 struct hv_doorbell {
 	enum hv_space space;
 	uint64_t addr;
-	uint8_t size;		/* 1, 2, 4, 8; 0: any */
-	bool match;		/* only writes of value */
+	uint8_t size; /* 1, 2, 4, 8; 0: any */
+	bool match;   /* only writes of value */
 	uint64_t value;
 };
 
@@ -261,18 +261,32 @@ int hv_doorbell_del(struct hv_vm *vm, const struct hv_doorbell *db, int fd);
 
 enum hv_state_group {
 	HV_STATE_GENERAL = 1 << 0,
-	HV_STATE_SYSTEM	= 1 << 1,
-	HV_STATE_DEBUG	= 1 << 2,
-	HV_STATE_FPU	= 1 << 3,
-	HV_STATE_MSR	= 1 << 4,
-	HV_STATE_APIC	= 1 << 5,
-	HV_STATE_EVENT	= 1 << 6,
-	HV_STATE_ALL	= (1 << 7) - 1,
+	HV_STATE_SYSTEM = 1 << 1,
+	HV_STATE_DEBUG = 1 << 2,
+	HV_STATE_FPU = 1 << 3,
+	HV_STATE_MSR = 1 << 4,
+	HV_STATE_APIC = 1 << 5,
+	HV_STATE_EVENT = 1 << 6,
+	HV_STATE_ALL = (1 << 7) - 1,
 };
 
-enum hv_gpr {			/* index into hv_state.gpr, encoding order */
-	HV_RAX, HV_RCX, HV_RDX, HV_RBX, HV_RSP, HV_RBP, HV_RSI, HV_RDI,
-	HV_R8, HV_R9, HV_R10, HV_R11, HV_R12, HV_R13, HV_R14, HV_R15,
+enum hv_gpr { /* index into hv_state.gpr, encoding order */
+	      HV_RAX,
+	      HV_RCX,
+	      HV_RDX,
+	      HV_RBX,
+	      HV_RSP,
+	      HV_RBP,
+	      HV_RSI,
+	      HV_RDI,
+	      HV_R8,
+	      HV_R9,
+	      HV_R10,
+	      HV_R11,
+	      HV_R12,
+	      HV_R13,
+	      HV_R14,
+	      HV_R15,
 };
 
 enum hv_seg { HV_ES, HV_CS, HV_SS, HV_DS, HV_FS, HV_GS, HV_LDTR, HV_TR };
@@ -281,7 +295,7 @@ enum hv_seg { HV_ES, HV_CS, HV_SS, HV_DS, HV_FS, HV_GS, HV_LDTR, HV_TR };
  * D/B 14, G 15, unusable 16 (SDM 3C 25.4.1). */
 struct hv_segment {
 	uint16_t selector;
-	uint32_t limit;		/* in bytes, granularity applied */
+	uint32_t limit; /* in bytes, granularity applied */
 	uint32_t access;
 	uint64_t base;
 };
@@ -299,8 +313,11 @@ struct hv_state {
 	uint64_t gpr[16], rip, rflags;
 
 	/* HV_STATE_SYSTEM */
-	struct hv_segment seg[8];		/* by enum hv_seg */
-	struct { uint64_t base; uint16_t limit; } gdtr, idtr;
+	struct hv_segment seg[8]; /* by enum hv_seg */
+	struct {
+		uint64_t base;
+		uint16_t limit;
+	} gdtr, idtr;
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0, apic_base;
 
 	/* HV_STATE_DEBUG */
@@ -323,14 +340,16 @@ struct hv_state {
 	/* HV_STATE_EVENT */
 	struct {
 		enum hv_mp_state {
-			HV_MP_RUNNABLE, HV_MP_HALTED, HV_MP_WAIT_SIPI,
+			HV_MP_RUNNABLE,
+			HV_MP_HALTED,
+			HV_MP_WAIT_SIPI,
 			HV_MP_INIT_RECEIVED,
 		} mp;
-		bool exception;		/* vector (and error) wait for delivery */
+		bool exception; /* vector (and error) wait for delivery */
 		bool has_error;
 		uint8_t vector;
 		uint32_t error;
-		bool interrupt;		/* injected vector waits for delivery */
+		bool interrupt; /* injected vector waits for delivery */
 		uint8_t interrupt_vector;
 		bool nmi_pending, nmi_masked;
 		bool sti_shadow, movss_shadow;
@@ -366,17 +385,17 @@ uint32_t hv_vm_tsc_khz(const struct hv_vm *vm);
 /* -- debugging and counters ----------------------------------------------- */
 
 enum hv_debug_flags {
-	HV_DEBUG_STEP	= 1 << 0,	/* HV_EXIT_DEBUG after each instruction */
-	HV_DEBUG_BP	= 1 << 1,	/* int3 exits instead of raising #BP */
-	HV_DEBUG_DB	= 1 << 2,	/* #DB exits instead of being raised */
+	HV_DEBUG_STEP = 1 << 0, /* HV_EXIT_DEBUG after each instruction */
+	HV_DEBUG_BP = 1 << 1,	/* int3 exits instead of raising #BP */
+	HV_DEBUG_DB = 1 << 2,	/* #DB exits instead of being raised */
 };
 
 int hv_vcpu_debug(struct hv_vcpu *cpu, unsigned flags);
 
 struct hv_stats {
-	uint64_t exec_ns;		/* time inside hv_vcpu_run, not halted */
+	uint64_t exec_ns; /* time inside hv_vcpu_run, not halted */
 	uint64_t exits[HV_EXIT_COUNT];
-	uint64_t instructions;		/* soft engine only, else 0 */
+	uint64_t instructions; /* soft engine only, else 0 */
 	uint64_t blocks_decoded, tlb_misses, code_writes, interrupts;
 };
 

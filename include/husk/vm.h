@@ -32,7 +32,7 @@ enum { VM_MAX_CPUS = 64 };
 
 /* One CPU, 256 MiB, engine "auto", nothing else.  NULL: no memory. */
 struct vm_config *vm_config_create(void);
-void vm_config_destroy(struct vm_config *cfg);		/* NULL is fine */
+void vm_config_destroy(struct vm_config *cfg); /* NULL is fine */
 
 /* Strings are copied; NULL takes the value away.  0 or -ENOMEM. */
 int vm_config_set_kernel(struct vm_config *cfg, const char *path);
@@ -59,15 +59,15 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err);
 
 enum vm_reboot {
-	VM_REBOOT_EXIT,		/* a reset of the guest stops the machine */
-	VM_REBOOT_AGAIN,	/* same, and vm_stopped.again is set: the
+	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */
+	VM_REBOOT_AGAIN, /* same, and vm_stopped.again is set: the
 				 * caller creates the machine once more */
 };
 void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot);
 
 enum vm_port {
-	VM_SERIAL,		/* COM1, ttyS0 */
-	VM_CONSOLE,		/* the virtio console, hvc0 */
+	VM_SERIAL,  /* COM1, ttyS0 */
+	VM_CONSOLE, /* the virtio console, hvc0 */
 	VM_PORTS,
 };
 
@@ -93,30 +93,30 @@ int vm_create(const struct vm_config *cfg, struct vm **vm,
 /* Stops it first.  NULL is fine. */
 void vm_destroy(struct vm *vm);
 
-int vm_start(struct vm *vm, struct husk_error *err);	/* once */
+int vm_start(struct vm *vm, struct husk_error *err); /* once */
 /* As if the power was cut; returns when no vCPU runs. */
 void vm_stop(struct vm *vm);
 /* The power button: a guest with ACPI shuts down.  Any thread. */
 void vm_power_button(struct vm *vm);
 
-const char *vm_engine(const struct vm *vm);	/* "kvm" or "soft" */
-const char *vm_engine_reason(const struct vm *vm);	/* "" when asked for */
+const char *vm_engine(const struct vm *vm);	   /* "kvm" or "soft" */
+const char *vm_engine_reason(const struct vm *vm); /* "" when asked for */
 
 enum vm_stop_reason {
-	VM_STOP_NONE,		/* it runs */
+	VM_STOP_NONE, /* it runs */
 	VM_STOP_POWEROFF,
 	VM_STOP_RESET,
-	VM_STOP_DIED,		/* triple fault: text has the registers */
-	VM_STOP_EXIT,		/* a device gave the exit status code */
-	VM_STOP_ERROR,		/* our fault: text says what */
-	VM_STOP_STOPPED,	/* vm_stop() */
+	VM_STOP_DIED,	 /* triple fault: text has the registers */
+	VM_STOP_EXIT,	 /* a device gave the exit status code */
+	VM_STOP_ERROR,	 /* our fault: text says what */
+	VM_STOP_STOPPED, /* vm_stop() */
 };
 
 struct vm_stopped {
 	enum vm_stop_reason reason;
-	bool again;		/* reset, and the configuration says again */
-	int code;		/* VM_STOP_EXIT */
-	char text[2048];	/* lines end in \n when there are several */
+	bool again;	 /* reset, and the configuration says again */
+	int code;	 /* VM_STOP_EXIT */
+	char text[2048]; /* lines end in \n when there are several */
 };
 
 /* Readable once the machine has stopped.  Constant; do not read it. */

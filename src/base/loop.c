@@ -19,7 +19,7 @@
 
 struct loop {
 	pthread_mutex_t lock;
-	pthread_cond_t idle;		/* running became NULL */
+	pthread_cond_t idle; /* running became NULL */
 	int epoll, timer, wake;
 	struct loop_timer *timers;
 	struct loop_fd **fds;

@@ -15,8 +15,8 @@ struct state {
 	uint32_t version;
 	int error;
 	char why[96];
-	uint8_t *out;		/* writer: owned */
-	const uint8_t *in;	/* reader: the caller's */
+	uint8_t *out;	   /* writer: owned */
+	const uint8_t *in; /* reader: the caller's */
 	size_t len, room, pos;
 };
 

@@ -21,7 +21,7 @@ struct state *state_reader(const void *data, size_t len, uint32_t version);
 void state_free(struct state *s);
 bool state_loading(const struct state *s);
 /* 0, or the first error: -ENOMEM, -EBADMSG (damaged), -EINVAL (rejected). */
-int state_finish(struct state *s);	/* reader: also all bytes are consumed */
+int state_finish(struct state *s); /* reader: also all bytes are consumed */
 const void *state_data(const struct state *s, size_t *len);
 const char *state_why(const struct state *s);
 

@@ -32,8 +32,8 @@ static void add(struct build *b, uint32_t leaf, uint32_t sub, uint32_t eax,
 		uint32_t ebx, uint32_t ecx, uint32_t edx)
 {
 	if (b->n < b->max)
-		b->out[b->n] = (struct hv_cpuid){ leaf, sub, eax, ebx, ecx,
-						  edx };
+		b->out[b->n] =
+			(struct hv_cpuid){ leaf, sub, eax, ebx, ecx, edx };
 	b->n++;
 }
 
@@ -84,22 +84,21 @@ static uint32_t signature(const struct build *b)
 	 BIT(12) /* FMA */ | BIT(13) /* CX16 */ | BIT(17) /* PCID */ | \
 	 BIT(19) /* SSE4.1 */ | BIT(20) /* SSE4.2 */ | BIT(21) /* x2APIC */ | \
 	 BIT(22) /* MOVBE */ | BIT(23) /* POPCNT */ | \
-	 BIT(24) /* TSC deadline */ | BIT(25) /* AES */ | BIT(26) /* XSAVE */ | \
-	 BIT(28) /* AVX */ | BIT(29) /* F16C */ | BIT(30) /* RDRAND */ | \
-	 BIT(31) /* hypervisor */)
+	 BIT(24) /* TSC deadline */ | BIT(25) /* AES */ | \
+	 BIT(26) /* XSAVE */ | BIT(28) /* AVX */ | BIT(29) /* F16C */ | \
+	 BIT(30) /* RDRAND */ | BIT(31) /* hypervisor */)
 #define EBX7 \
 	(BIT(0) /* FSGSBASE */ | BIT(1) /* TSC_ADJUST */ | BIT(3) /* BMI1 */ | \
 	 BIT(5) /* AVX2 */ | BIT(7) /* SMEP */ | BIT(8) /* BMI2 */ | \
 	 BIT(9) /* ERMS */ | BIT(10) /* INVPCID */ | BIT(18) /* RDSEED */ | \
 	 BIT(19) /* ADX */ | BIT(20) /* SMAP */ | BIT(23) /* CLFLUSHOPT */ | \
 	 BIT(29) /* SHA */)
-#define ECX7	BIT(2)				/* UMIP */
-#define EDX7	(BIT(4) /* FSRM */ | BIT(29) /* ARCH_CAPABILITIES */)
+#define ECX7 BIT(2) /* UMIP */
+#define EDX7 (BIT(4) /* FSRM */ | BIT(29) /* ARCH_CAPABILITIES */)
 #define EDX8_1 \
 	(BIT(11) /* SYSCALL */ | BIT(20) /* NX */ | BIT(26) /* 1 GiB */ | \
 	 BIT(27) /* RDTSCP */ | BIT(29) /* LM */)
-#define ECX8_1 \
-	(BIT(0) /* LAHF */ | BIT(5) /* LZCNT */ | BIT(8) /* PREFETCHW */)
+#define ECX8_1 (BIT(0) /* LAHF */ | BIT(5) /* LZCNT */ | BIT(8) /* PREFETCHW */)
 
 /* Features of 0x40000001, Documentation/virt/kvm/x86/cpuid.rst. */
 #define KVM_FEATURES \
@@ -113,8 +112,13 @@ static uint32_t signature(const struct build *b)
 
 static void add_caches(struct build *b, uint32_t leaf)
 {
-	static const struct { uint8_t type, level, ways; uint32_t sets; } t[] = {
-		{ 1, 1, 8, 64 }, { 2, 1, 8, 64 }, { 3, 2, 8, 1024 },
+	static const struct {
+		uint8_t type, level, ways;
+		uint32_t sets;
+	} t[] = {
+		{ 1, 1, 8, 64 },
+		{ 2, 1, 8, 64 },
+		{ 3, 2, 8, 1024 },
 		{ 3, 3, 16, 16384 },
 	};
 	uint32_t cores = (1u << b->core_bits) - 1;
@@ -126,8 +130,8 @@ static void add_caches(struct build *b, uint32_t leaf)
 			eax |= cores << 14;
 		if (leaf == 4)
 			eax |= MIN(cores, 63u) << 26;
-		add(b, leaf, i, eax, 63 | (t[i].ways - 1u) << 22,
-		    t[i].sets - 1, 0);
+		add(b, leaf, i, eax, 63 | (t[i].ways - 1u) << 22, t[i].sets - 1,
+		    0);
 	}
 	add(b, leaf, ARRAY_SIZE(t), 0, 0, 0, 0);
 }
@@ -162,9 +166,9 @@ static void add_basic(struct build *b, uint32_t khz)
 	uint32_t edx1 = EDX1_BOTH | EDX1_MORE, edx7 = EDX7;
 
 	if (b->cpus > 1)
-		edx1 |= BIT(28);	/* HTT: more than one APIC id */
+		edx1 |= BIT(28); /* HTT: more than one APIC id */
 	if (!b->amd)
-		edx7 |= BIT(26);	/* SPEC_CTRL: IBRS_ALL depends on it */
+		edx7 |= BIT(26); /* SPEC_CTRL: IBRS_ALL depends on it */
 	add_vendor(b, 0, 0x16);
 	add(b, 1, 0, signature(b), 8 << 8 | b->cpus << 16 | b->id << 24, ECX1,
 	    edx1);
@@ -197,8 +201,9 @@ static void add_brand(struct build *b, const char *model)
 	strncat(s, model, 30);
 	strcat(s, " vCPU");
 	for (unsigned i = 0; i < 3; i++)
-		add(b, 0x80000002 + i, 0, word(s + i * 16), word(s + i * 16 + 4),
-		    word(s + i * 16 + 8), word(s + i * 16 + 12));
+		add(b, 0x80000002 + i, 0, word(s + i * 16),
+		    word(s + i * 16 + 4), word(s + i * 16 + 8),
+		    word(s + i * 16 + 12));
 }
 
 static void add_extended(struct build *b, uint8_t phys_bits, const char *model)
@@ -207,12 +212,12 @@ static void add_extended(struct build *b, uint8_t phys_bits, const char *model)
 
 	if (b->amd) {
 		add_vendor(b, 0x80000000, 0x80000021);
-		edx |= EDX1_BOTH;		/* AMD repeats them */
-		ecx |= BIT(22);			/* TOPOEXT */
+		edx |= EDX1_BOTH; /* AMD repeats them */
+		ecx |= BIT(22);	  /* TOPOEXT */
 		if (b->cpus > 1)
-			ecx |= BIT(1);		/* CMP_LEGACY */
+			ecx |= BIT(1); /* CMP_LEGACY */
 		apic = (b->cpus - 1) | b->core_bits << 12;
-		spec = BIT(14);			/* IBRS */
+		spec = BIT(14); /* IBRS */
 	} else {
 		add(b, 0x80000000, 0, 0x80000008, 0, 0, 0);
 	}
@@ -238,8 +243,11 @@ int cpuid_model(const char *model, uint32_t id, uint32_t n, uint32_t tsc_khz,
 		uint8_t phys_bits, struct hv_cpuid *out, unsigned max,
 		struct husk_error *err)
 {
-	struct build b = { .out = out, .max = max, .amd = !host_is_intel(),
-			   .id = id, .cpus = n ? n : 1 };
+	struct build b = { .out = out,
+			   .max = max,
+			   .amd = !host_is_intel(),
+			   .id = id,
+			   .cpus = n ? n : 1 };
 	unsigned i = 0;
 
 	while (models[i] && strcmp(models[i], model))

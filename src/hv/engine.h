@@ -16,7 +16,7 @@ enum { HV_MAX_VCPUS = 64 };
 
 struct hv_engine {
 	const char *name;
-	size_t vm_size, vcpu_size;	/* structs that begin with hv_vm, hv_vcpu */
+	size_t vm_size, vcpu_size; /* structs that begin with hv_vm, hv_vcpu */
 
 	int (*probe)(struct hv_caps *caps, struct husk_error *err);
 
@@ -63,7 +63,7 @@ struct hv_engine {
 
 /* (i) set by hv.c before vm_init, then constant */
 struct hv_vm {
-	const struct hv_engine *engine;	/* (i) */
+	const struct hv_engine *engine; /* (i) */
 	struct hv_caps caps;		/* (i) */
 	char options[32];		/* (i) after the comma: "interp" */
 	char reason[160];		/* (i) */
@@ -71,10 +71,10 @@ struct hv_vm {
 	uint32_t max_vcpus;		/* (i) */
 	uint32_t tsc_khz;		/* (i) set by vm_init */
 	void (*log)(void *opaque, enum hv_log_level level, const char *text);
-	void *log_opaque;		/* (i) */
-	struct hv_vcpu *vcpu[HV_MAX_VCPUS];	/* hv.c's lock */
-	struct hv_map *maps;		/* hv.c's list of mappings */
-	void *lock;			/* hv.c's */
+	void *log_opaque;		    /* (i) */
+	struct hv_vcpu *vcpu[HV_MAX_VCPUS]; /* hv.c's lock */
+	struct hv_map *maps;		    /* hv.c's list of mappings */
+	void *lock;			    /* hv.c's */
 };
 
 struct hv_vcpu {

@@ -15,7 +15,8 @@
 enum { PAGE = 4096, MAX_GSI = 1024, ALIGN = 64 };
 
 static const struct hv_engine *const engines[] = {
-	&hv_engine_kvm, &hv_engine_soft,
+	&hv_engine_kvm,
+	&hv_engine_soft,
 };
 
 /* Sorted by gpa, never overlapping. */
@@ -90,8 +91,7 @@ static int choose_auto(struct choice *ch, struct husk_error *err)
 
 	ch->engine = &hv_engine_kvm;
 	if (!hv_probe("kvm", &ch->caps, &why)) {
-		snprintf(ch->reason, sizeof(ch->reason),
-			 "/dev/kvm works");
+		snprintf(ch->reason, sizeof(ch->reason), "/dev/kvm works");
 		return 0;
 	}
 	snprintf(ch->reason, sizeof(ch->reason), "%.159s",
@@ -121,8 +121,8 @@ static int choose(struct choice *ch, const char *spec, struct husk_error *err)
 	if (!ch->engine)
 		return error_set(err, -ENOENT, "no engine \"%.*s\"", (int)len,
 				 spec);
-	if (ch->options[0] && (ch->engine != &hv_engine_soft ||
-			       strcmp(ch->options, "interp")))
+	if (ch->options[0] &&
+	    (ch->engine != &hv_engine_soft || strcmp(ch->options, "interp")))
 		return error_set(err, -EINVAL, "engine %s has no option \"%s\"",
 				 ch->engine->name, ch->options);
 	int ret = ch->engine->probe(&ch->caps, err);
@@ -189,10 +189,10 @@ int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
 		return rc;
 	n = cfg->max_vcpus ? cfg->max_vcpus : 1;
 	if (n > HV_MAX_VCPUS || n > ch.caps.max_vcpus)
-		return error_set(err, -EINVAL,
-				 "%u vCPUs: engine %s has at most %u", n,
-				 ch.engine->name,
-				 MIN((uint32_t)HV_MAX_VCPUS, ch.caps.max_vcpus));
+		return error_set(
+			err, -EINVAL, "%u vCPUs: engine %s has at most %u", n,
+			ch.engine->name,
+			MIN((uint32_t)HV_MAX_VCPUS, ch.caps.max_vcpus));
 
 	vm = alloc_zeroed(ch.engine->vm_size);
 	if (!vm)
@@ -207,7 +207,7 @@ int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
 	vm->caps = ch.caps;
 	memcpy(vm->options, ch.options, sizeof(vm->options));
 	memcpy(vm->reason, ch.reason, sizeof(vm->reason));
-	strcpy(vm->cpu_model, model);	/* fits: one of hv_cpu_models() */
+	strcpy(vm->cpu_model, model); /* fits: one of hv_cpu_models() */
 	vm->max_vcpus = n;
 	vm->log = cfg->log;
 	vm->log_opaque = cfg->log_opaque;
@@ -355,7 +355,7 @@ int hv_mem_unmap(struct hv_vm *vm, uint64_t gpa, uint64_t size)
 		rc = split_locked(vm, gpa);
 	if (!rc)
 		rc = split_locked(vm, gpa + size);
-	for (at = &vm->maps; *at && !rc; ) {
+	for (at = &vm->maps; *at && !rc;) {
 		struct hv_map *m = *at;
 
 		if (m->gpa < gpa || m->gpa >= gpa + size) {

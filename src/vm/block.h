@@ -15,7 +15,13 @@
 
 #include "husk/error.h"
 
-enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZERO };
+enum block_op {
+	BLOCK_READ,
+	BLOCK_WRITE,
+	BLOCK_FLUSH,
+	BLOCK_DISCARD,
+	BLOCK_ZERO
+};
 
 /*
  * Owned by the front end, lent to the back end from submit() until done().
@@ -24,28 +30,28 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZERO 
 struct block_req {
 	enum block_op op;
 	uint64_t offset, len;
-	const struct iovec *iov;	/* for READ and WRITE */
+	const struct iovec *iov; /* for READ and WRITE */
 	int iovcnt;
-	void (*done)(struct block_req *req, int err);	/* err: 0 or -errno */
-	void *back;			/* the back end's; untouched by the front */
+	void (*done)(struct block_req *req, int err); /* err: 0 or -errno */
+	void *back; /* the back end's; untouched by the front */
 };
 
 struct block_config {
 	const char *path;
 	bool readonly;
-	uint64_t size;			/* of null, which has no file */
+	uint64_t size; /* of null, which has no file */
 };
 
 struct block;
 
 struct block_ops {
 	const char *name;
-	size_t size;			/* of the struct that begins with block */
+	size_t size; /* of the struct that begins with block */
 
 	/* Sets the geometry fields of b.  A failed open leaves nothing. */
 	int (*open)(struct block *b, const struct block_config *cfg,
 		    struct husk_error *err);
-	void (*close)(struct block *b);		/* nothing is in flight */
+	void (*close)(struct block *b); /* nothing is in flight */
 	void (*submit)(struct block *b, struct block_req *req);
 	/* Returns when every request submitted before has been done(). */
 	void (*drain)(struct block *b);
@@ -53,9 +59,9 @@ struct block_ops {
 
 struct block {
 	const struct block_ops *ops;
-	uint64_t size;			/* (i) bytes, a multiple of sector */
-	uint32_t sector;		/* (i) 512 or 4096 */
-	bool readonly, can_discard;	/* (i) */
+	uint64_t size;		    /* (i) bytes, a multiple of sector */
+	uint32_t sector;	    /* (i) 512 or 4096 */
+	bool readonly, can_discard; /* (i) */
 };
 
 /* A raw image or block device.  NULL and a sentence on failure. */
@@ -63,7 +69,7 @@ struct block *block_open(const char *path, bool readonly,
 			 struct husk_error *err);
 /* Zeros to read, writes forgotten. */
 struct block *block_open_null(uint64_t size, struct husk_error *err);
-void block_close(struct block *b);	/* drains; NULL is fine */
+void block_close(struct block *b); /* drains; NULL is fine */
 /* Out of range: -EINVAL, write to read-only: -EROFS, both by done(). */
 void block_submit(struct block *b, struct block_req *req);
 void block_drain(struct block *b);

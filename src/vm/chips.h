@@ -9,12 +9,12 @@
 
 /* i8259.c: both PICs, ports 20 21 a0 a1 4d0 4d1.  arg: NULL. */
 extern const struct dev_class i8259_class;
-struct irq pic_irq(struct dev *pic, unsigned line);	/* 0-15 input */
+struct irq pic_irq(struct dev *pic, unsigned line); /* 0-15 input */
 /* The output to the CPU changed; called with no lock held. */
 void pic_on_output(struct dev *pic, void (*f)(void *sink, bool level),
 		   void *sink);
 bool pic_output(struct dev *pic);
-uint8_t pic_acknowledge(struct dev *pic);		/* vector, in service */
+uint8_t pic_acknowledge(struct dev *pic); /* vector, in service */
 
 /* ioapic.c: 24 pins at FEC00000.  arg: struct ioapic_arg */
 struct ioapic_arg {
@@ -27,18 +27,27 @@ struct irq ioapic_irq(struct dev *ioapic, unsigned pin);
 void ioapic_eoi(struct dev *ioapic, uint8_t vector);
 
 /* arg of the simple ones: const struct irq * (their output) */
-extern const struct dev_class i8254_class;	/* PIT, ports 40-43, 61 */
-extern const struct dev_class mc146818_class;	/* RTC, ports 70 71; IRQ 8 */
-struct rtc_arg { struct irq irq; uint64_t ram_below_4g, ram_above_4g; };
-						/* arg of mc146818 */
-extern const struct dev_class i8042_class;	/* 60 64, 92; arg NULL; reset */
-extern const struct dev_class hpet_class;	/* FED00000; arg struct hpet_arg */
-struct hpet_arg { struct irq irq[24]; struct irq legacy0, legacy8; };
-extern const struct dev_class acpi_pm_class;	/* ports 600-60f, SCI; cf9 reset */
+extern const struct dev_class i8254_class;    /* PIT, ports 40-43, 61 */
+extern const struct dev_class mc146818_class; /* RTC, ports 70 71; IRQ 8 */
+struct rtc_arg {
+	struct irq irq;
+	uint64_t ram_below_4g, ram_above_4g;
+};
+/* arg of mc146818 */
+extern const struct dev_class i8042_class; /* 60 64, 92; arg NULL; reset */
+extern const struct dev_class hpet_class;  /* FED00000; arg struct hpet_arg */
+struct hpet_arg {
+	struct irq irq[24];
+	struct irq legacy0, legacy8;
+};
+extern const struct dev_class acpi_pm_class; /* ports 600-60f, SCI; cf9 reset */
 void acpi_pm_power_button(struct dev *pm);
-extern const struct dev_class debug_exit_class;	/* f4: REQUEST_EXIT (code<<1)|1 */
-extern const struct dev_class testdev_class;	/* pc-testdev */
-struct testdev_arg { struct irq irq[24]; };	/* wires raised by 2000+n */
+extern const struct dev_class
+	debug_exit_class;		     /* f4: REQUEST_EXIT (code<<1)|1 */
+extern const struct dev_class testdev_class; /* pc-testdev */
+struct testdev_arg {
+	struct irq irq[24];
+}; /* wires raised by 2000+n */
 
 /* uart16550.c: 8 ports at base */
 struct uart_arg {
@@ -61,12 +70,14 @@ int fw_cfg_add_file(struct dev *fw, const char *name, const void *data,
 		    size_t len);
 
 enum {
-	IOAPIC_BASE = 0xfec00000, HPET_BASE = 0xfed00000,
-	ACPI_PM_BASE = 0x600,	/* PM1a event 0, control 4, timer 8, GPE0 c */
+	IOAPIC_BASE = 0xfec00000,
+	HPET_BASE = 0xfed00000,
+	ACPI_PM_BASE = 0x600, /* PM1a event 0, control 4, timer 8, GPE0 c */
 	ACPI_SCI = 9,
-	ECAM_BASE = 0xe0000000,	/* 256 buses */
-	MMIO32_BASE = 0xc0000000, MMIO32_END = 0xe0000000,
-	RAM_HOLE = 0xc0000000,	/* RAM below ends here at the latest */
+	ECAM_BASE = 0xe0000000, /* 256 buses */
+	MMIO32_BASE = 0xc0000000,
+	MMIO32_END = 0xe0000000,
+	RAM_HOLE = 0xc0000000, /* RAM below ends here at the latest */
 };
 
 #endif /* VM_CHIPS_H */

@@ -15,7 +15,7 @@
 #include "base/error.h"
 
 enum { MIN_MEMORY = 2 << 20 };
-#define MAX_MEMORY	(1ull << 40)
+#define MAX_MEMORY (1ull << 40)
 
 struct vm_config *vm_config_create(void)
 {
@@ -141,8 +141,8 @@ void vm_config_set_log(struct vm_config *cfg,
 
 /* -- devices -------------------------------------------------------------- */
 
-static int add_disk(struct vm_config *cfg, const char *path,
-		    const char *serial, bool readonly)
+static int add_disk(struct vm_config *cfg, const char *path, const char *serial,
+		    bool readonly)
 {
 	struct disk_config *d = &cfg->disk[cfg->ndisks];
 
@@ -179,7 +179,8 @@ static int add_blk(struct vm_config *cfg, char *options, const char *spec,
 		else if (!strcmp(o, "readonly") || !strcmp(o, "readonly=on"))
 			readonly = true;
 		else
-			return error_set(err, -EINVAL,
+			return error_set(
+				err, -EINVAL,
 				"device %s: virtio-blk has no option \"%s\"",
 				spec, o);
 	}
@@ -208,10 +209,9 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = add_blk(cfg, options ? options : copy + strlen(copy),
 			      spec, err);
 	else if (options && *options)
-		ret = error_set(err, -EINVAL,
-				"device %s: %s has no options", spec, copy);
-	else if (!strcmp(copy, "debug-exit") ||
-		 !strcmp(copy, "isa-debug-exit"))
+		ret = error_set(err, -EINVAL, "device %s: %s has no options",
+				spec, copy);
+	else if (!strcmp(copy, "debug-exit") || !strcmp(copy, "isa-debug-exit"))
 		cfg->debug_exit = true;
 	else if (!strcmp(copy, "pc-testdev"))
 		cfg->testdev = true;
@@ -220,9 +220,11 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 	else if (!strcmp(copy, "virtio-rng"))
 		ret = error_set(err, -E2BIG, "device %s: too many", spec);
 	else
-		ret = error_set(err, -EINVAL, "device %s: unknown kind; "
+		ret = error_set(err, -EINVAL,
+				"device %s: unknown kind; "
 				"there are debug-exit, pc-testdev, virtio-blk "
-				"and virtio-rng", spec);
+				"and virtio-rng",
+				spec);
 	free(copy);
 	return ret;
 }
@@ -274,7 +276,10 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 			    void *opaque)
 {
 	static const char *const engines[] = {
-		"auto", "kvm", "soft", "soft,interp",
+		"auto",
+		"kvm",
+		"soft",
+		"soft,interp",
 	};
 	struct problems p = { f, opaque, 0 };
 	bool known = !cfg->engine;
@@ -282,8 +287,10 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 	for (unsigned i = 0; i < ARRAY_SIZE(engines) && !known; i++)
 		known = !strcmp(cfg->engine, engines[i]);
 	if (!known)
-		problem(&p, "engine %s: unknown; there are auto, kvm, soft "
-			"and soft,interp", cfg->engine);
+		problem(&p,
+			"engine %s: unknown; there are auto, kvm, soft "
+			"and soft,interp",
+			cfg->engine);
 	if (cfg->cpus < 1 || cfg->cpus > VM_MAX_CPUS)
 		problem(&p, "%u CPUs: 1 to %d are possible", cfg->cpus,
 			VM_MAX_CPUS);

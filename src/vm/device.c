@@ -14,8 +14,8 @@
 
 /* In front of every device: what only this file needs. */
 struct box {
-	_Alignas(64) uint64_t second;	/* of the rate limit */
-	unsigned lines;			/* said in it */
+	_Alignas(64) uint64_t second; /* of the rate limit */
+	unsigned lines;		      /* said in it */
 };
 
 static struct box *box_of(struct dev *dev)

@@ -50,7 +50,7 @@ struct region_ops {
 	uint64_t (*read)(struct dev *dev, uint64_t offset, unsigned size);
 	void (*write)(struct dev *dev, uint64_t offset, uint64_t value,
 		      unsigned size);
-	uint8_t min_size, max_size;	/* the bus splits other sizes; 0: any */
+	uint8_t min_size, max_size; /* the bus splits other sizes; 0: any */
 };
 
 /* Embedded in its device.  The bus owns the fields after the blank line. */
@@ -86,12 +86,16 @@ void *mem_at(struct guest_mem *mem, uint64_t gpa, uint64_t len);
 void mem_written(struct guest_mem *mem, uint64_t gpa, uint64_t len);
 /* 0 or -EFAULT. */
 int mem_copy_in(struct guest_mem *mem, uint64_t gpa, const void *src,
-		uint64_t len);			/* to the guest */
+		uint64_t len); /* to the guest */
 int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len);
 
 /* -- the class ------------------------------------------------------------ */
 
-enum machine_request { REQUEST_POWEROFF, REQUEST_RESET, REQUEST_EXIT /* arg */ };
+enum machine_request {
+	REQUEST_POWEROFF,
+	REQUEST_RESET,
+	REQUEST_EXIT /* arg */
+};
 
 /* Doorbell: writes of any value to [addr, size] add 1 to fd. Set by engine. */
 struct doorbell_sink {
@@ -112,13 +116,13 @@ struct dev_env {
 	/* Asks the machine for something; any thread, never blocks. */
 	void (*request)(void *sink, enum machine_request what, int arg);
 	void (*log)(void *sink, const char *id, const char *text);
-	void *sink;		/* of now, request and log */
+	void *sink; /* of now, request and log */
 };
 
 struct dev_class {
-	const char *name;	/* on the command line and in saved machines */
-	size_t size;		/* of the struct that begins with struct dev */
-	uint32_t version;	/* of the fields state() visits */
+	const char *name; /* on the command line and in saved machines */
+	size_t size;	  /* of the struct that begins with struct dev */
+	uint32_t version; /* of the fields state() visits */
 
 	/*
 	 * Claim regions and host resources.  arg is class specific (the
@@ -142,18 +146,18 @@ struct dev_class {
 
 /* (i) set before init, then constant */
 struct dev {
-	const struct dev_class *class;	/* (i) */
-	char id[32];			/* (i) unique in its machine: "disk0" */
-	const struct dev_env *env;	/* (i) */
-	pthread_mutex_t lock;		/* held around region ops, kick, state */
-	struct dev *next;		/* the machine's list */
+	const struct dev_class *class; /* (i) */
+	char id[32];		       /* (i) unique in its machine: "disk0" */
+	const struct dev_env *env;     /* (i) */
+	pthread_mutex_t lock;	       /* held around region ops, kick, state */
+	struct dev *next;	       /* the machine's list */
 };
 
 /* device.c: allocate by class, set id and env, init the lock, call init. */
 struct dev *dev_create(const struct dev_class *class, const char *id,
 		       const struct dev_env *env, const void *arg,
 		       struct husk_error *err);
-void dev_destroy(struct dev *dev);		/* NULL is fine */
+void dev_destroy(struct dev *dev); /* NULL is fine */
 /* Rate-limited log line of a device. */
 void dev_log(struct dev *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

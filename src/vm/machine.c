@@ -29,7 +29,8 @@ static void send_msi(void *sink, uint64_t addr, uint32_t data)
 static int set_doorbell(void *sink, uint64_t gpa, unsigned size, int fd,
 			bool on)
 {
-	struct hv_doorbell db = { .space = HV_SPACE_MMIO, .addr = gpa,
+	struct hv_doorbell db = { .space = HV_SPACE_MMIO,
+				  .addr = gpa,
 				  .size = (uint8_t)size };
 	struct vm *vm = sink;
 
@@ -42,15 +43,9 @@ static void request(void *sink, enum machine_request what, int arg)
 	struct vm *vm = sink;
 
 	switch (what) {
-	case REQUEST_POWEROFF:
-		run_end(vm, VM_STOP_POWEROFF, 0, NULL);
-		break;
-	case REQUEST_RESET:
-		run_end(vm, VM_STOP_RESET, 0, NULL);
-		break;
-	case REQUEST_EXIT:
-		run_end(vm, VM_STOP_EXIT, arg, NULL);
-		break;
+	case REQUEST_POWEROFF: run_end(vm, VM_STOP_POWEROFF, 0, NULL); break;
+	case REQUEST_RESET: run_end(vm, VM_STOP_RESET, 0, NULL); break;
+	case REQUEST_EXIT: run_end(vm, VM_STOP_EXIT, arg, NULL); break;
 	}
 }
 
@@ -84,11 +79,15 @@ static int env_init(struct vm *vm)
 	if (!vm->mmio || !vm->pio)
 		return -ENOMEM;
 	vm->env = (struct dev_env){
-		.mmio = vm->mmio, .pio = vm->pio, .loop = vm->loop,
+		.mmio = vm->mmio,
+		.pio = vm->pio,
+		.loop = vm->loop,
 		.mem = &vm->mem,
 		.msi = { send_msi, vm },
 		.doorbell = { set_doorbell, vm },
-		.request = request, .log = device_log, .sink = vm,
+		.request = request,
+		.log = device_log,
+		.sink = vm,
 	};
 	return 0;
 }
@@ -112,8 +111,10 @@ static int build(struct vm *vm, const struct vm_config *cfg,
 		 struct husk_error *err)
 {
 	struct hv_config hv = {
-		.engine = cfg->engine, .max_vcpus = cfg->cpus,
-		.log = engine_log, .log_opaque = vm,
+		.engine = cfg->engine,
+		.max_vcpus = cfg->cpus,
+		.log = engine_log,
+		.log_opaque = vm,
 	};
 	uint64_t rsdp;
 	int ret;
@@ -267,9 +268,9 @@ int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event)
 	}
 	pthread_mutex_lock(&vm->lock);
 	while (!vm->has_stopped && !ret)
-		ret = timeout_ms < 0
-			? pthread_cond_wait(&vm->ended, &vm->lock)
-			: pthread_cond_timedwait(&vm->ended, &vm->lock, &ts);
+		ret = timeout_ms < 0 ? pthread_cond_wait(&vm->ended, &vm->lock)
+				     : pthread_cond_timedwait(&vm->ended,
+							      &vm->lock, &ts);
 	if (vm->has_stopped) {
 		ret = 0;
 		*event = vm->result;

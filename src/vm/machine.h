@@ -16,7 +16,7 @@ enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
 
 struct disk_config {
 	char *path;
-	char *serial;		/* may be NULL */
+	char *serial; /* may be NULL */
 	bool readonly;
 };
 
@@ -27,7 +27,7 @@ struct vm_config {
 	enum vm_reboot reboot;
 	struct disk_config disk[MAX_DISKS];
 	unsigned ndisks;
-	unsigned nrngs;		/* beyond the one that is always there */
+	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct {
 		vm_output *output;
@@ -46,42 +46,42 @@ struct guest_mem {
 
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
 	     struct husk_error *err);
-void mem_finish(struct guest_mem *mem);		/* zeroes are fine */
+void mem_finish(struct guest_mem *mem); /* zeroes are fine */
 
 struct vcpu {
 	struct vm *vm;
 	struct hv_vcpu *hv;
 	pthread_t thread;
 	bool started;
-	struct hv_exit exit;		/* the last one; its thread's */
+	struct hv_exit exit; /* the last one; its thread's */
 };
 
 /* (i) constant after creation   (l) under lock */
 struct vm {
-	struct hv_vm *hv;		/* (i) */
-	struct guest_mem mem;		/* (i) */
-	struct bus *mmio, *pio;		/* (i) */
-	struct loop *loop;		/* (i) */
-	struct dev_env env;		/* (i) */
-	struct dev *devs;		/* (i) last created first */
-	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg;	/* (i) */
-	struct block *block[MAX_DISKS];	/* (i) closed after the devices */
+	struct hv_vm *hv;	/* (i) */
+	struct guest_mem mem;	/* (i) */
+	struct bus *mmio, *pio; /* (i) */
+	struct loop *loop;	/* (i) */
+	struct dev_env env;	/* (i) */
+	struct dev *devs;	/* (i) last created first */
+	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg; /* (i) */
+	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
-	vm_output *output[VM_PORTS];	/* (i) */
-	void *output_opaque[VM_PORTS];	/* (i) */
+	vm_output *output[VM_PORTS];   /* (i) */
+	void *output_opaque[VM_PORTS]; /* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];
-	unsigned ncpus;			/* (i) */
-	bool again;			/* (i) */
-	void (*log)(void *opaque, const char *text);	/* (i) */
-	void *log_opaque;		/* (i) */
-	int event_fd;			/* (i) */
+	unsigned ncpus;				     /* (i) */
+	bool again;				     /* (i) */
+	void (*log)(void *opaque, const char *text); /* (i) */
+	void *log_opaque;			     /* (i) */
+	int event_fd;				     /* (i) */
 
 	atomic_bool stopping;
 	pthread_mutex_t lock;
 	pthread_cond_t ended;
-	unsigned running;		/* (l) vCPU threads */
-	bool has_started, has_stopped;	/* (l) */
-	struct vm_stopped result;	/* (l) the first reason wins */
+	unsigned running;	       /* (l) vCPU threads */
+	bool has_started, has_stopped; /* (l) */
+	struct vm_stopped result;      /* (l) the first reason wins */
 };
 
 /* run.c */

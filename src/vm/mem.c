@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "vm/chips.h"
 
-#define HIGH_BASE	BIT(32)
+#define HIGH_BASE BIT(32)
 
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
 	     struct husk_error *err)

@@ -29,9 +29,16 @@ struct pci_func_ops {
 	void (*config_read)(struct pci_func *f, unsigned off, unsigned len);
 };
 
-struct pci_bar { uint64_t size; bool mem64, io; struct region region; };
+struct pci_bar {
+	uint64_t size;
+	bool mem64, io;
+	struct region region;
+};
 
-struct msix_entry { uint64_t addr; uint32_t data, control; };
+struct msix_entry {
+	uint64_t addr;
+	uint32_t data, control;
+};
 
 /* Embedded in its device (struct dev inside the owner). */
 struct pci_func {
@@ -41,19 +48,19 @@ struct pci_func {
 	uint8_t devfn;
 	uint8_t config[PCI_CONFIG_SIZE], writable[PCI_CONFIG_SIZE];
 	struct pci_bar bar[PCI_MAX_BARS];
-	uint8_t cap_end;		/* where the next capability goes */
+	uint8_t cap_end; /* where the next capability goes */
 	struct {
-		unsigned count;		/* 0: no MSI-X */
+		unsigned count; /* 0: no MSI-X */
 		uint8_t cap, bar;
-		uint32_t table, pba;	/* offsets in the BAR */
+		uint32_t table, pba; /* offsets in the BAR */
 		struct msix_entry entry[MSIX_MAX];
 		uint64_t pending;
 	} msix;
-	struct irq intx;		/* optional wire */
+	struct irq intx; /* optional wire */
 };
 
 /* Host bridge device: claims CF8/CFC and ECAM; its struct pci_bus. */
-extern const struct dev_class pci_host_class;	/* arg NULL */
+extern const struct dev_class pci_host_class; /* arg NULL */
 struct pci_bus *pci_host_bus(struct dev *host);
 
 void pci_func_init(struct pci_func *f, struct dev *dev,
@@ -71,10 +78,10 @@ int pci_add(struct pci_bus *bus, struct pci_func *f, struct husk_error *err);
 void pci_del(struct pci_func *f);
 void pci_func_reset(struct pci_func *f);
 void pci_func_state(struct pci_func *f, struct state *s);
-int pci_func_check(struct pci_func *f);		/* re-maps BARs */
+int pci_func_check(struct pci_func *f); /* re-maps BARs */
 
 bool msix_enabled(const struct pci_func *f);
-void msix_send(struct pci_func *f, unsigned vector);	/* masked: pends */
+void msix_send(struct pci_func *f, unsigned vector); /* masked: pends */
 /* For BARs that hold the table and PBA: true when the access was theirs. */
 bool msix_access(struct pci_func *f, unsigned bar, uint64_t off, unsigned size,
 		 uint64_t *value, bool write);

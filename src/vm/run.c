@@ -72,7 +72,7 @@ static void add_registers(struct text *t, struct vcpu *cpu)
 {
 	static const char *const name[16] = {
 		"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-		"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+		"r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15",
 	};
 	static const char *const seg[8] = {
 		"es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr",
@@ -82,8 +82,8 @@ static void add_registers(struct text *t, struct vcpu *cpu)
 	if (hv_vcpu_get(cpu->hv, HV_STATE_GENERAL | HV_STATE_SYSTEM, &s))
 		return;
 	for (unsigned i = 0; i < 16; i++)
-		add(t, "%-3s %016llx%s", name[i],
-		    (unsigned long long)s.gpr[i], i % 4 == 3 ? "\n" : "  ");
+		add(t, "%-3s %016llx%s", name[i], (unsigned long long)s.gpr[i],
+		    i % 4 == 3 ? "\n" : "  ");
 	add(t, "rip %016llx  rflags %llx\n", (unsigned long long)s.rip,
 	    (unsigned long long)s.rflags);
 	add(t, "cr0 %llx  cr2 %llx  cr3 %llx  cr4 %llx  efer %llx\n",
@@ -158,8 +158,7 @@ static void do_window(struct vcpu *cpu)
 
 	if (cpu == &vm->cpu[0] && pic_output(vm->pic))
 		hv_vcpu_inject(cpu->hv, pic_acknowledge(vm->pic));
-	hv_vcpu_want_window(cpu->hv,
-			    cpu == &vm->cpu[0] && pic_output(vm->pic));
+	hv_vcpu_want_window(cpu->hv, cpu == &vm->cpu[0] && pic_output(vm->pic));
 }
 
 /* false: this vCPU does not go on. */
@@ -168,30 +167,17 @@ static bool handle(struct vcpu *cpu)
 	struct hv_exit *e = &cpu->exit;
 
 	switch (e->reason) {
-	case HV_EXIT_MMIO:
-		do_mmio(cpu->vm, e);
-		break;
-	case HV_EXIT_PIO:
-		do_pio(cpu->vm, e);
-		break;
-	case HV_EXIT_MSR:
-		e->msr.fault = true;
-		break;
-	case HV_EXIT_EOI:
-		ioapic_eoi(cpu->vm->ioapic, e->eoi.vector);
-		break;
-	case HV_EXIT_IRQ_WINDOW:
-		do_window(cpu);
-		break;
-	case HV_EXIT_SHUTDOWN:
-		died(cpu);
-		return false;
+	case HV_EXIT_MMIO: do_mmio(cpu->vm, e); break;
+	case HV_EXIT_PIO: do_pio(cpu->vm, e); break;
+	case HV_EXIT_MSR: e->msr.fault = true; break;
+	case HV_EXIT_EOI: ioapic_eoi(cpu->vm->ioapic, e->eoi.vector); break;
+	case HV_EXIT_IRQ_WINDOW: do_window(cpu); break;
+	case HV_EXIT_SHUTDOWN: died(cpu); return false;
 	case HV_EXIT_ERROR:
 		e->error.text[sizeof(e->error.text) - 1] = 0;
 		failed(cpu, e->error.text);
 		return false;
-	default:
-		break;
+	default: break;
 	}
 	return true;
 }

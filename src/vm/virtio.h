@@ -19,9 +19,9 @@ enum { VIRTQ_MAX_SIZE = 1024, VIRTIO_MAX_QUEUES = 16 };
 enum { VIRTIO_ID_BLK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
 
 /* Offered by virtio_init() for every device. */
-#define VIRTIO_F_INDIRECT_DESC	BIT(28)
-#define VIRTIO_F_EVENT_IDX	BIT(29)
-#define VIRTIO_F_VERSION_1	BIT(32)
+#define VIRTIO_F_INDIRECT_DESC BIT(28)
+#define VIRTIO_F_EVENT_IDX     BIT(29)
+#define VIRTIO_F_VERSION_1     BIT(32)
 
 struct virtio;
 struct virtq;
@@ -32,7 +32,7 @@ struct virtq;
  * keeps a request longer copies them.
  */
 struct virtq_chain {
-	const struct iovec *readable, *writable;	/* by the device */
+	const struct iovec *readable, *writable; /* by the device */
 	const uint64_t *writable_gpa;
 	unsigned nreadable, nwritable;
 	uint16_t head;
@@ -49,11 +49,11 @@ void virtq_flush(struct virtq *q);
 /* All members but id, nqueues and kick may be NULL or 0. */
 struct virtio_class {
 	struct dev_class dev;
-	uint16_t id;			/* VIRTIO_ID_* */
+	uint16_t id; /* VIRTIO_ID_* */
 	uint8_t nqueues;
-	uint16_t queue_size;		/* largest; 0: 256 */
+	uint16_t queue_size; /* largest; 0: 256 */
 	uint16_t config_size;
-	uint32_t pci_class;		/* 24 bits */
+	uint32_t pci_class; /* 24 bits */
 
 	/* All with dev->lock held. */
 	/* DRIVER_OK or resumed: features are fixed, the queues are valid. */
@@ -71,23 +71,23 @@ struct virtio_class {
 /* (i) set by the end of init, then constant   (v) under dev.lock */
 struct virtio {
 	struct dev dev;
-	const struct virtio_class *class;	/* (i) */
-	uint64_t offered;		/* (i) feature bits; set before init */
-	uint64_t accepted;		/* (v) valid from start to stop */
-	uint8_t *config;		/* (v) config_size bytes, little endian */
-	struct virtq *queue[VIRTIO_MAX_QUEUES];	/* (i) */
+	const struct virtio_class *class; /* (i) */
+	uint64_t offered;  /* (i) feature bits; set before init */
+	uint64_t accepted; /* (v) valid from start to stop */
+	uint8_t *config;   /* (v) config_size bytes, little endian */
+	struct virtq *queue[VIRTIO_MAX_QUEUES]; /* (i) */
 
-	pthread_t thread;		/* (i) */
-	int wake_fd;			/* (i) */
-	bool quit, paused, started;	/* (v) */
+	pthread_t thread;	    /* (i) */
+	int wake_fd;		    /* (i) */
+	bool quit, paused, started; /* (v) */
 
-	uint8_t status, generation, isr;	/* (v) */
-	uint32_t device_select, driver_select;	/* (v) */
-	uint16_t queue_select, config_vector;	/* (v) */
+	uint8_t status, generation, isr;       /* (v) */
+	uint32_t device_select, driver_select; /* (v) */
+	uint16_t queue_select, config_vector;  /* (v) */
 
 	struct pci_func pci;
-	uint8_t window_cap;		/* (i) offset of the cfg window */
-	uint64_t doorbell_base;		/* where doorbells were set; 0: none */
+	uint8_t window_cap;	/* (i) offset of the cfg window */
+	uint64_t doorbell_base; /* where doorbells were set; 0: none */
 };
 
 /* Before: offered.  After: fill config.  A failed init leaves nothing. */
@@ -115,13 +115,13 @@ static inline struct virtio *to_virtio(struct dev *dev)
 
 /* -- the devices ---------------------------------------------------------- */
 
-extern const struct virtio_class virtio_rng_class;	/* arg NULL */
+extern const struct virtio_class virtio_rng_class; /* arg NULL */
 
 struct block;
 /* The block stays the caller's and must outlive the device. */
 struct virtio_blk_arg {
 	struct block *block;
-	const char *serial;		/* at most 20 bytes count; NULL: none */
+	const char *serial; /* at most 20 bytes count; NULL: none */
 };
 extern const struct virtio_class virtio_blk_class;
 

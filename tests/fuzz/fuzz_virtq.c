@@ -14,7 +14,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct virtio_class *const classes[] = {
-		&virtio_rng_class, &virtio_console_class, &virtio_blk_class,
+		&virtio_rng_class,
+		&virtio_console_class,
+		&virtio_blk_class,
 	};
 	static struct mock m;
 	struct virtio_blk_arg blk = { 0 };
@@ -25,11 +27,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	which = data[0] % 3;
 	blk.block = block_open_null(1 << 20, NULL);
-	if (!blk.block || !mock_create(&m, classes[which], which == 2 ?
-				       (void *)&blk : (void *)&console))
+	if (!blk.block ||
+	    !mock_create(&m, classes[which],
+			 which == 2 ? (void *)&blk : (void *)&console))
 		abort();
-	mock_start(&m, data[0] & 0x80 ? VIRTIO_F_INDIRECT_DESC |
-		   VIRTIO_F_EVENT_IDX : 0);
+	mock_start(&m, data[0] & 0x80
+			       ? VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX
+			       : 0);
 	for (unsigned q = 0; q < m.v->class->nqueues; q++) {
 		size_t n = size - 1;
 		size_t desc = n < 128 ? n : 128;

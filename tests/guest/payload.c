@@ -18,21 +18,29 @@
 #include "husk/hv.h"
 
 enum {
-	PML4 = 0x1000, PDPT = 0x2000, PD0 = 0x3000, PD1 = 0x4000,
-	IDT = 0x5000, GDT = 0x6000, STACK = 0x7ff0, CODE = 0x8000,
-	HANDLER = 0x8800, DATA = 0x10000, MEMORY = 0x200000,
+	PML4 = 0x1000,
+	PDPT = 0x2000,
+	PD0 = 0x3000,
+	PD1 = 0x4000,
+	IDT = 0x5000,
+	GDT = 0x6000,
+	STACK = 0x7ff0,
+	CODE = 0x8000,
+	HANDLER = 0x8800,
+	DATA = 0x10000,
+	MEMORY = 0x200000,
 	VECTOR = 0x41,
 };
 
-static const uint64_t hole = 0x40000000;	/* mapped, no memory there */
+static const uint64_t hole = 0x40000000; /* mapped, no memory there */
 
 /* -- guest code ----------------------------------------------------------- */
 
-#define PAYLOAD(name, bits, text)					\
-	extern const uint8_t name[], name##_end[];			\
+#define PAYLOAD(name, bits, text) \
+	extern const uint8_t name[], name##_end[]; \
 	__asm__(".pushsection .rodata\n.global " #name ", " #name "_end\n" \
-		".code" #bits "\n" #name ":\n" text			\
-		#name "_end:\n.code64\n.popsection\n")
+		".code" #bits "\n" #name ":\n" text #name \
+		"_end:\n.code64\n.popsection\n")
 
 PAYLOAD(code_real, 16,
 	"xor %ax, %ax\n mov $100, %cx\n"
@@ -59,8 +67,7 @@ PAYLOAD(code_mmio, 64,
 PAYLOAD(code_wait, 64,
 	"1: sti\n hlt\n cli\n mov 0x10000, %eax\n test %eax, %eax\n jz 1b\n"
 	"mov $0x514, %dx\n out %eax, %dx\n 2: jmp 2b\n");
-PAYLOAD(code_handler, 64,
-	"incl 0x10000\n iretq\n");
+PAYLOAD(code_handler, 64, "incl 0x10000\n iretq\n");
 PAYLOAD(code_spin, 64, "2: jmp 2b\n");
 PAYLOAD(code_dirty, 64,
 	"mov %al, 0x12000\n mov %al, 0x15008\n"
@@ -123,15 +130,15 @@ static void fill_tables(struct guest *g)
 	put64(g, GDT + 8, 0x00af9b000000ffff);
 	put64(g, GDT + 16, 0x00cf93000000ffff);
 	put64(g, IDT + VECTOR * 16, HANDLER | 8 << 16 | 0x8e00ull << 32);
-	memcpy(g->mem + HANDLER, code_handler,
-	       code_handler_end - code_handler);
+	memcpy(g->mem + HANDLER, code_handler, code_handler_end - code_handler);
 }
 
 static void set_mode(struct guest *g, enum mode mode)
 {
 	static struct hv_state s;
-	uint32_t code = mode == LONG ? 0xa09b : mode == PROTECTED ? 0xc09b :
-		0x9b;
+	uint32_t code = mode == LONG	    ? 0xa09b
+			: mode == PROTECTED ? 0xc09b
+					    : 0x9b;
 	uint32_t data = mode == REAL ? 0x93 : 0xc093;
 	uint32_t limit = mode == REAL ? 0xffff : 0xffffffff;
 	int r = hv_vcpu_get(g->cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &s);
@@ -214,14 +221,14 @@ static enum hv_exit_reason run(struct guest *g)
 static bool runs_to_out(struct guest *g, uint16_t port, uint32_t value)
 {
 	return run(g) == HV_EXIT_PIO && g->exit.pio.write &&
-		g->exit.pio.port == port && g->exit.pio.value == value;
+	       g->exit.pio.port == port && g->exit.pio.value == value;
 }
 
 static bool runs_to_mmio(struct guest *g, uint64_t gpa, unsigned size,
 			 bool write)
 {
 	return run(g) == HV_EXIT_MMIO && g->exit.mmio.gpa == gpa &&
-		g->exit.mmio.size == size && g->exit.mmio.write == write;
+	       g->exit.mmio.size == size && g->exit.mmio.write == write;
 }
 
 /* -- expectations --------------------------------------------------------- */
@@ -239,7 +246,8 @@ static void test_modes(void)
 	check(runs_to_out(&g, 0x511, 500500) && g.exit.pio.size == 4,
 	      "protected_mode_adds");
 	check(run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
-	      g.exit.pio.size == 1, "in_exits");
+		      g.exit.pio.size == 1,
+	      "in_exits");
 	g.exit.pio.value = 0x5a;
 	check(runs_to_out(&g, 0x511, 0x5a), "in_takes_value");
 	stop(&g);
@@ -252,7 +260,10 @@ static void test_modes(void)
 static void test_mmio(void)
 {
 	static const uint64_t values[] = {
-		0x11, 0x2222, 0x33333333, 0x4444444444444444,
+		0x11,
+		0x2222,
+		0x33333333,
+		0x4444444444444444,
 	};
 	static struct hv_state s;
 	struct guest g;
@@ -262,18 +273,19 @@ static void test_mmio(void)
 	START(&g, LONG, code_mmio);
 	for (unsigned i = 0; i < 4; i++)
 		ok = ok && runs_to_mmio(&g, hole + i * 8, 1u << i, true) &&
-			g.exit.mmio.value == values[i];
+		     g.exit.mmio.value == values[i];
 	check(ok, "mmio_writes_of_1_2_4_8");
 	for (unsigned i = 0; i < 4; i++) {
 		ok = ok && runs_to_mmio(&g, hole + 32 + i * 8, 1u << i, false);
 		if (i == 3)
 			check(hv_vcpu_get(g.cpu, HV_STATE_GENERAL, &s) ==
-			      -EBUSY, "get_is_busy_in_half_done_read");
+				      -EBUSY,
+			      "get_is_busy_in_half_done_read");
 		g.exit.mmio.value = values[3 - i] | values[3];
 	}
 	check(hv_vcpu_complete(g.cpu, &g.exit) == 0, "complete_ends_it");
 	check(hv_vcpu_get(g.cpu, HV_STATE_GENERAL, &s) == 0 &&
-	      s.gpr[HV_RAX] == (values[0] | values[3]),
+		      s.gpr[HV_RAX] == (values[0] | values[3]),
 	      "completed_read_is_in_register");
 	ok = ok && run(&g) == HV_EXIT_PIO;
 	memcpy(&v, g.mem + DATA + 0x10, 8);
@@ -291,16 +303,17 @@ static void test_string(void)
 	memcpy(g.mem + DATA, "hello", 5);
 	for (int i = 0; i < 5; i++)
 		ok = ok && runs_to_out(&g, 0x516, "hello"[i]) &&
-			g.exit.pio.size == 1;
+		     g.exit.pio.size == 1;
 	check(ok, "rep_outs_exits_per_element");
 	for (int i = 0; i < 3; i++) {
 		ok = ok && run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
-			g.exit.pio.size == 2;
+		     g.exit.pio.size == 2;
 		g.exit.pio.value = 0x6160 + i;
 	}
 	ok = ok && run(&g) == HV_EXIT_PIO && g.exit.pio.write;
 	check(ok && !memcmp(g.mem + DATA + 0x100, "\x60\x61\x61\x61\x62\x61",
-			    6), "rep_ins_takes_each_element");
+			    6),
+	      "rep_ins_takes_each_element");
 	stop(&g);
 }
 
@@ -350,8 +363,9 @@ static void test_interrupts(void)
 	enable_apic(&g);
 	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	check(hv_route(g.vm, 5, 0xfee00000, VECTOR) == 0 &&
-	      hv_irqfd(g.vm, 5, fd) == 0 && eventfd_write(fd, 1) == 0 &&
-	      runs_to_out(&g, 0x514, 1), "irqfd_reaches_handler");
+		      hv_irqfd(g.vm, 5, fd) == 0 && eventfd_write(fd, 1) == 0 &&
+		      runs_to_out(&g, 0x514, 1),
+	      "irqfd_reaches_handler");
 	check(hv_irqfd(g.vm, 5, -1) == 0, "irqfd_goes");
 	close(fd);
 	stop(&g);
@@ -361,8 +375,8 @@ static void test_interrupts(void)
 	check(run(&g) == HV_EXIT_IRQ_WINDOW && hv_vcpu_ready(g.cpu),
 	      "window_opens");
 	hv_vcpu_want_window(g.cpu, false);
-	check(hv_vcpu_inject(g.cpu, VECTOR) == 0 &&
-	      runs_to_out(&g, 0x514, 1), "injected_vector_reaches_handler");
+	check(hv_vcpu_inject(g.cpu, VECTOR) == 0 && runs_to_out(&g, 0x514, 1),
+	      "injected_vector_reaches_handler");
 	stop(&g);
 }
 
@@ -396,23 +410,26 @@ static void test_memory(void)
 	check(hv_mem_protect(g.vm, DATA, 0x10000, rw | HV_MEM_LOG) == 0,
 	      "part_gets_dirty_log");
 	check(run(&g) == HV_EXIT_PIO &&
-	      hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
-	      bits[0] == (1 << 2 | 1 << 5), "guest_writes_are_logged");
+		      hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
+		      bits[0] == (1 << 2 | 1 << 5),
+	      "guest_writes_are_logged");
 	hv_mem_written(g.vm, DATA + 0x1fff, 2);
 	check(hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
-	      bits[0] == (1 << 1 | 1 << 2), "own_writes_are_logged");
+		      bits[0] == (1 << 1 | 1 << 2),
+	      "own_writes_are_logged");
 	check(hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
-	      bits[0] == 0, "fetching_clears");
+		      bits[0] == 0,
+	      "fetching_clears");
 	stop(&g);
 
 	START(&g, LONG, code_dirty);
 	check(hv_mem_protect(g.vm, 0x15000, 0x1000, HV_MEM_READ) == 0 &&
-	      runs_to_mmio(&g, 0x15008, 1, true),
+		      runs_to_mmio(&g, 0x15008, 1, true),
 	      "write_to_read_only_memory_exits");
 	check(runs_to_out(&g, 0x515, g.exit.mmio.value),
 	      "and_goes_on_after_it");
 	check(hv_mem_unmap(g.vm, 0x12000, 0x1000) == 0 &&
-	      hv_mem_unmap(g.vm, 0x12000, 0x1000) == -ENOENT,
+		      hv_mem_unmap(g.vm, 0x12000, 0x1000) == -ENOENT,
 	      "unmapped_is_gone");
 	set_mode(&g, LONG);
 	check(runs_to_mmio(&g, 0x12000, 1, true), "write_to_hole_exits");
@@ -423,7 +440,7 @@ static void test_state(void)
 {
 	static struct hv_state a, b;
 	const unsigned groups = HV_STATE_GENERAL | HV_STATE_SYSTEM |
-		HV_STATE_FPU | HV_STATE_MSR | HV_STATE_DEBUG;
+				HV_STATE_FPU | HV_STATE_MSR | HV_STATE_DEBUG;
 	struct guest g;
 	bool found = false;
 
@@ -433,23 +450,24 @@ static void test_state(void)
 		a.gpr[i] = 0x0101010101010101 * i + 3;
 	a.dr[0] = 0x1234;
 	a.cr2 = 0x5678;
-	memset(a.fpu + 160, 0xa5, 256);		/* XMM0 to 15 */
-	a.fpu[512] |= 3;			/* x87 and SSE are in use */
+	memset(a.fpu + 160, 0xa5, 256); /* XMM0 to 15 */
+	a.fpu[512] |= 3;		/* x87 and SSE are in use */
 	for (uint32_t i = 0; i < a.nmsrs; i++)
 		if (a.msr[i].index == 0xc0000082)
 			a.msr[i].value = 0xffffffff81000000;
 	check(hv_vcpu_set(g.cpu, groups, &a) == 0, "state_is_set");
 	check(hv_vcpu_get(g.cpu, HV_STATE_ALL, &b) == 0 &&
-	      !memcmp(a.gpr, b.gpr, sizeof(a.gpr)) && a.rip == b.rip,
+		      !memcmp(a.gpr, b.gpr, sizeof(a.gpr)) && a.rip == b.rip,
 	      "general_comes_back");
 	check(!memcmp(a.seg, b.seg, sizeof(a.seg)) && a.cr0 == b.cr0 &&
-	      a.cr2 == b.cr2 && a.cr3 == b.cr3 && a.cr4 == b.cr4 &&
-	      a.efer == b.efer && a.xcr0 == b.xcr0, "system_comes_back");
+		      a.cr2 == b.cr2 && a.cr3 == b.cr3 && a.cr4 == b.cr4 &&
+		      a.efer == b.efer && a.xcr0 == b.xcr0,
+	      "system_comes_back");
 	check(a.dr[0] == b.dr[0], "debug_comes_back");
 	check(!memcmp(a.fpu + 160, b.fpu + 160, 256), "fpu_comes_back");
 	for (uint32_t i = 0; i < b.nmsrs; i++)
 		found |= b.msr[i].index == 0xc0000082 &&
-			b.msr[i].value == 0xffffffff81000000;
+			 b.msr[i].value == 0xffffffff81000000;
 	check(found, "msrs_come_back");
 	stop(&g);
 }
@@ -457,11 +475,16 @@ static void test_state(void)
 static void test_doorbell(void)
 {
 	struct hv_doorbell pio = {
-		.space = HV_SPACE_PIO, .addr = 0x600, .size = 4,
-		.match = true, .value = 5,
+		.space = HV_SPACE_PIO,
+		.addr = 0x600,
+		.size = 4,
+		.match = true,
+		.value = 5,
 	};
 	struct hv_doorbell mmio = {
-		.space = HV_SPACE_MMIO, .addr = hole + 0x100, .size = 4,
+		.space = HV_SPACE_MMIO,
+		.addr = hole + 0x100,
+		.size = 4,
 	};
 	int a = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int b = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -470,12 +493,14 @@ static void test_doorbell(void)
 
 	START(&g, LONG, code_bell);
 	check(hv_doorbell_add(g.vm, &pio, a) == 0 &&
-	      hv_doorbell_add(g.vm, &mmio, b) == 0, "doorbells_are_added");
+		      hv_doorbell_add(g.vm, &mmio, b) == 0,
+	      "doorbells_are_added");
 	check(hv_doorbell_add(g.vm, &pio, b) == -EEXIST,
 	      "doorbell_twice_is_refused");
 	check(runs_to_out(&g, 0x600, 6), "other_value_exits");
-	check(eventfd_read(a, &v) == 0 && v == 1 &&
-	      eventfd_read(b, &w) == 0 && w == 1, "doorbells_ring_once");
+	check(eventfd_read(a, &v) == 0 && v == 1 && eventfd_read(b, &w) == 0 &&
+		      w == 1,
+	      "doorbells_ring_once");
 	hv_doorbell_del(g.vm, &pio, a);
 	set_mode(&g, LONG);
 	check(runs_to_out(&g, 0x600, 5), "deleted_doorbell_exits");
@@ -491,14 +516,15 @@ static void test_step(void)
 
 	START(&g, LONG, code_nops);
 	check(hv_vcpu_debug(g.cpu, HV_DEBUG_STEP) == 0 &&
-	      run(&g) == HV_EXIT_DEBUG && g.exit.debug.vector == 1 &&
-	      g.exit.debug.rip == CODE + 1, "step_stops_after_one");
+		      run(&g) == HV_EXIT_DEBUG && g.exit.debug.vector == 1 &&
+		      g.exit.debug.rip == CODE + 1,
+	      "step_stops_after_one");
 	check(run(&g) == HV_EXIT_DEBUG && g.exit.debug.rip == CODE + 2,
 	      "step_stops_again");
 	check(hv_vcpu_debug(g.cpu, 0) == 0 && run(&g) == HV_EXIT_PIO,
 	      "step_ends");
 	check(hv_vcpu_get(g.cpu, HV_STATE_ALL, &s) == 0 &&
-	      hv_vcpu_set(g.cpu, HV_STATE_ALL, &s) == 0,
+		      hv_vcpu_set(g.cpu, HV_STATE_ALL, &s) == 0,
 	      "all_state_goes_back");
 	stop(&g);
 }
@@ -510,7 +536,8 @@ static void test_two(void)
 	START(&g, LONG, code_long);
 	START(&h, REAL, code_real);
 	check(runs_to_out(&h, 0x510, 5050) &&
-	      runs_to_out(&g, 0x512, 0x12345678), "two_vms_in_a_process");
+		      runs_to_out(&g, 0x512, 0x12345678),
+	      "two_vms_in_a_process");
 	stop(&g);
 	stop(&h);
 }

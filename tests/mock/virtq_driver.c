@@ -10,8 +10,8 @@
 
 void *mem_at(struct guest_mem *mem, uint64_t gpa, uint64_t len)
 {
-	return gpa < MOCK_MEM && len <= MOCK_MEM - gpa ? mem->bytes + gpa :
-							 NULL;
+	return gpa < MOCK_MEM && len <= MOCK_MEM - gpa ? mem->bytes + gpa
+						       : NULL;
 }
 
 void mem_written(struct guest_mem *mem, uint64_t gpa, uint64_t len)
@@ -57,8 +57,12 @@ bool mock_create(struct mock *m, const struct virtio_class *class,
 	m->mmio = bus_create("mmio");
 	m->pio = bus_create("pio");
 	m->env = (struct dev_env){
-		.mmio = m->mmio, .pio = m->pio, .mem = &m->mem,
-		.msi = { on_msi, m }, .log = on_log, .sink = m,
+		.mmio = m->mmio,
+		.pio = m->pio,
+		.mem = &m->mem,
+		.msi = { on_msi, m },
+		.log = on_log,
+		.sink = m,
 	};
 	m->host = dev_create(&pci_host_class, "host", &m->env, NULL, NULL);
 	if (!m->host)
@@ -125,8 +129,8 @@ void mock_desc(struct mock *m, unsigned q, unsigned i, uint64_t addr,
 
 void mock_post(struct mock *m, unsigned q, uint16_t head)
 {
-	uint16_t *avail = (uint16_t *)(void *)(m->mem.bytes + MOCK_AVAIL +
-					       q * MOCK_STEP);
+	uint16_t *avail =
+		(uint16_t *)(void *)(m->mem.bytes + MOCK_AVAIL + q * MOCK_STEP);
 
 	avail[2 + avail[1] % MOCK_QSIZE] = head;
 	__atomic_store_n(&avail[1], avail[1] + 1, __ATOMIC_SEQ_CST);
@@ -135,8 +139,8 @@ void mock_post(struct mock *m, unsigned q, uint16_t head)
 
 uint16_t mock_used(struct mock *m, unsigned q)
 {
-	uint16_t *used = (uint16_t *)(void *)(m->mem.bytes + MOCK_USED +
-					      q * MOCK_STEP);
+	uint16_t *used =
+		(uint16_t *)(void *)(m->mem.bytes + MOCK_USED + q * MOCK_STEP);
 
 	return __atomic_load_n(&used[1], __ATOMIC_ACQUIRE);
 }

@@ -8,10 +8,17 @@
 #include "vm/virtio/virtq.h"
 
 enum { MOCK_MEM = 1 << 20, MOCK_QSIZE = 8 };
-enum { MOCK_DESC = 0x1000, MOCK_AVAIL = 0x2000, MOCK_USED = 0x3000,
-       MOCK_STEP = 0x4000, MOCK_DATA = 0x40000 };
+enum {
+	MOCK_DESC = 0x1000,
+	MOCK_AVAIL = 0x2000,
+	MOCK_USED = 0x3000,
+	MOCK_STEP = 0x4000,
+	MOCK_DATA = 0x40000
+};
 
-struct guest_mem { uint8_t bytes[MOCK_MEM]; };
+struct guest_mem {
+	uint8_t bytes[MOCK_MEM];
+};
 
 struct mock {
 	struct guest_mem mem;

@@ -86,8 +86,9 @@ static int teardown(void **state)
 }
 
 static const struct irq wire = { on_wire, NULL, 0 };
-static const struct uart_arg uart_arg = { { on_wire, NULL, 0 }, 0x3f8,
-					  on_output, NULL };
+static const struct uart_arg uart_arg = {
+	{ on_wire, NULL, 0 }, 0x3f8, on_output, NULL
+};
 
 static struct dev *make(const struct dev_class *class, const void *arg)
 {
@@ -142,13 +143,13 @@ static void test_pic(void **state)
 	assert_true(pic_output(d));
 	assert_int_equal(pic_acknowledge(d), 0x3c);
 	assert_false(pic_output(d));
-	irq_set(&w4, true);		/* lower than the cascade in service */
+	irq_set(&w4, true); /* lower than the cascade in service */
 	assert_false(pic_output(d));
 	out(0xa0, 0x20, 1);
 	out(0x20, 0x20, 1);
 	assert_int_equal(pic_acknowledge(d), 0x34);
 	out(0x20, 0x20, 1);
-	assert_int_equal(pic_acknowledge(d), 0x37);	/* spurious */
+	assert_int_equal(pic_acknowledge(d), 0x37); /* spurious */
 }
 
 static void test_ioapic(void **state)
@@ -201,7 +202,7 @@ static void test_time(void **state)
 	make(&i8254_class, &wire);
 	out(0x43, 0x34, 1);
 	out(0x40, 0xa9, 1);
-	out(0x40, 0x04, 1);		/* 1 kHz */
+	out(0x40, 0x04, 1); /* 1 kHz */
 	usleep(30000);
 	assert_true(b.edges > 5);
 	out(0x61, 1, 1);
@@ -273,13 +274,16 @@ static void test_pci(void **state)
 	pci_del(&f);
 }
 
-static const struct { const struct dev_class *class; const void *arg; } all[] = {
-	{ &i8259_class, NULL }, { &ioapic_class, NULL },
+static const struct {
+	const struct dev_class *class;
+	const void *arg;
+} all[] = {
+	{ &i8259_class, NULL },		 { &ioapic_class, NULL },
 	{ &uart16550_class, &uart_arg }, { &i8254_class, NULL },
-	{ &mc146818_class, NULL }, { &hpet_class, NULL },
-	{ &i8042_class, NULL }, { &acpi_pm_class, NULL },
-	{ &debug_exit_class, NULL }, { &testdev_class, NULL },
-	{ &fw_cfg_class, NULL }, { &pci_host_class, NULL },
+	{ &mc146818_class, NULL },	 { &hpet_class, NULL },
+	{ &i8042_class, NULL },		 { &acpi_pm_class, NULL },
+	{ &debug_exit_class, NULL },	 { &testdev_class, NULL },
+	{ &fw_cfg_class, NULL },	 { &pci_host_class, NULL },
 };
 
 static void storm(void)
@@ -342,8 +346,8 @@ static void test_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_pic), T(test_ioapic), T(test_uart), T(test_time),
-		T(test_power), T(test_pci), T(test_all),
+		T(test_pic),   T(test_ioapic), T(test_uart), T(test_time),
+		T(test_power), T(test_pci),    T(test_all),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

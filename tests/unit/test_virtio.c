@@ -51,20 +51,20 @@ static void expect_broken(void)
 static void rejects_bad_chains(void **state)
 {
 	assert_true(mock_create(&m, &virtio_rng_class, NULL));
-	mock_start(&m, 0);			/* a loop */
+	mock_start(&m, 0); /* a loop */
 	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE | DESC_NEXT, 0);
 	expect_broken();
-	mock_start(&m, 0);			/* not in memory */
+	mock_start(&m, 0); /* not in memory */
 	mock_desc(&m, 0, 0, MOCK_MEM - 2, 4, DESC_WRITE, 0);
 	expect_broken();
-	mock_start(&m, 0);			/* readable after writable */
+	mock_start(&m, 0); /* readable after writable */
 	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE | DESC_NEXT, 1);
 	mock_desc(&m, 0, 1, MOCK_DATA, 4, 0, 0);
 	expect_broken();
-	mock_start(&m, 0);			/* indirect, not negotiated */
+	mock_start(&m, 0); /* indirect, not negotiated */
 	mock_desc(&m, 0, 0, MOCK_DATA, 16, DESC_INDIRECT, 0);
 	expect_broken();
-	mock_start(&m, 0);			/* alive again after reset */
+	mock_start(&m, 0); /* alive again after reset */
 	mock_desc(&m, 0, 0, MOCK_DATA, 4, DESC_WRITE, 0);
 	mock_post(&m, 0, 0);
 	assert_true(mock_wait(&m, 0, 1));
@@ -156,7 +156,7 @@ static void disk_works(void **state)
 	assert_int_equal(ftruncate(fd, 65536), 0);
 	arg.block = block_open(path, false, &err);
 	assert_non_null(arg.block);
-	assert_null(block_open(path, false, &err));	/* locked */
+	assert_null(block_open(path, false, &err)); /* locked */
 	assert_true(mock_create(&m, &virtio_blk_class, &arg));
 	mock_start(&m, BIT(9) | BIT(13) | BIT(14));
 	memset(data, 0x5a, 512);
@@ -177,7 +177,7 @@ static void disk_works(void **state)
 	assert_int_equal(data[0] + data[511], 0);
 	memcpy(data, range, 16);
 	assert_int_equal(request(11, 0, 16, false), 0);
-	mock_start(&m, 0);		/* writes are flushed without FLUSH */
+	mock_start(&m, 0); /* writes are flushed without FLUSH */
 	assert_int_equal(request(1, 1, 512, false), 0);
 	mock_destroy(&m);
 	block_close(arg.block);

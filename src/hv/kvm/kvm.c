@@ -33,7 +33,7 @@
  * cannot run real mode by itself. */
 enum { IDENTITY_ADDR = 0xfeffc000, TSS_ADDR = 0xfeffd000 };
 
-#define load(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+#define load(p)	    __atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define store(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define count(p, v) __atomic_fetch_add(p, v, __ATOMIC_RELAXED)
 
@@ -89,8 +89,9 @@ int kvm_open(struct husk_error *err)
 	int dev = open("/dev/kvm", O_RDWR | O_CLOEXEC), version;
 
 	if (dev < 0) {
-		int code = errno == EPERM ? -EACCES :
-			errno == ENODEV || errno == ENXIO ? -ENOENT : -errno;
+		int code = errno == EPERM		       ? -EACCES
+			   : errno == ENODEV || errno == ENXIO ? -ENOENT
+							       : -errno;
 
 		return kvm_fail(err, code, "/dev/kvm: %s", strerror(-code));
 	}
@@ -147,8 +148,9 @@ static const struct kvm_cpuid_entry2 *find_cpuid(const struct kvm_cpuids *c,
 	for (uint32_t i = 0; i < c->nent; i++) {
 		const struct kvm_cpuid_entry2 *e = &c->entry[i];
 
-		if (e->function == leaf && (e->index == sub ||
-		    !(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX)))
+		if (e->function == leaf &&
+		    (e->index == sub ||
+		     !(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX)))
 			return e;
 	}
 	return NULL;
@@ -162,7 +164,7 @@ void kvm_fill_caps(int dev, const struct kvm_cpuids *supported,
 
 	memset(caps, 0, sizeof(*caps));
 	if (n <= 0)
-		n = 4;		/* what api.rst says */
+		n = 4; /* what api.rst says */
 	caps->max_vcpus = n < HV_MAX_VCPUS ? n : HV_MAX_VCPUS;
 	e = find_cpuid(supported, 0x80000008, 0);
 	caps->phys_bits = e && (e->eax & 0xff) ? e->eax & 0xff : 36;
@@ -204,8 +206,7 @@ static int set_irqchip(struct kvm_vm *vm, struct husk_error *err)
 	cap.args[0] = KVM_IOAPIC_PINS;
 	r = kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
 	if (r < 0)
-		return kvm_fail(err, r, "kvm: split irqchip: %s",
-				strerror(-r));
+		return kvm_fail(err, r, "kvm: split irqchip: %s", strerror(-r));
 	/* Without it destinations above 254 and the x2APIC id format are
 	 * the old ones: not needed for HV_MAX_VCPUS, hence optional. */
 	memset(&cap, 0, sizeof(cap));
@@ -246,7 +247,8 @@ static int vm_set_up(struct kvm_vm *vm, struct husk_error *err)
 		return vm->dev;
 	vm->sig = kvm_take_signal();
 	if (vm->sig < 0)
-		return kvm_fail(err, -EBUSY, "kvm: every real-time signal of "
+		return kvm_fail(err, -EBUSY,
+				"kvm: every real-time signal of "
 				"this process is in use");
 	do {
 		vm->fd = kvm_ioctl_n(vm->dev, KVM_CREATE_VM, 0);
@@ -354,7 +356,7 @@ static void tell_mask(struct kvm_vcpu *cpu, pid_t tid)
 	struct kvm_vm *vm = to_kvm_vm(cpu->hv.vm);
 	struct {
 		struct kvm_signal_mask head;
-		uint8_t set[8];		/* the kernel's sigset_t */
+		uint8_t set[8]; /* the kernel's sigset_t */
 	} __attribute__((packed)) mask;
 	sigset_t now;
 
@@ -447,8 +449,8 @@ static void fill_error(struct kvm_vcpu *cpu, struct hv_exit *exit,
 	    !(run->emulation_failure.flags &
 	      KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES))
 		return;
-	for (unsigned i = 0; i < run->emulation_failure.insn_size &&
-	     i < 15; i++) {
+	for (unsigned i = 0; i < run->emulation_failure.insn_size && i < 15;
+	     i++) {
 		n = strlen(text);
 		snprintf(text + n, room - n, "%s%02x", i ? " " : ": ",
 			 run->emulation_failure.insn_bytes[i]);
@@ -458,7 +460,7 @@ static void fill_error(struct kvm_vcpu *cpu, struct hv_exit *exit,
 static uint8_t *pio_data(struct kvm_run *run, uint32_t element)
 {
 	return (uint8_t *)run + run->io.data_offset +
-		(size_t)element * run->io.size;
+	       (size_t)element * run->io.size;
 }
 
 static void fill_pio(struct kvm_vcpu *cpu, struct hv_exit *exit)
@@ -523,13 +525,9 @@ static bool decode(struct kvm_vcpu *cpu, struct hv_exit *exit)
 		cpu->pio_next = 0;
 		fill_pio(cpu, exit);
 		return true;
-	case KVM_EXIT_MMIO:
-		fill_mmio(cpu, exit);
-		return true;
+	case KVM_EXIT_MMIO: fill_mmio(cpu, exit); return true;
 	case KVM_EXIT_X86_RDMSR:
-	case KVM_EXIT_X86_WRMSR:
-		fill_msr(cpu, exit);
-		return true;
+	case KVM_EXIT_X86_WRMSR: fill_msr(cpu, exit); return true;
 	case KVM_EXIT_IOAPIC_EOI:
 		exit->reason = HV_EXIT_EOI;
 		exit->eoi.vector = run->eoi.vector;
@@ -539,20 +537,17 @@ static bool decode(struct kvm_vcpu *cpu, struct hv_exit *exit)
 			return false;
 		exit->reason = HV_EXIT_IRQ_WINDOW;
 		return true;
-	case KVM_EXIT_DEBUG:
-		fill_debug(cpu, exit);
-		return true;
-	case KVM_EXIT_SHUTDOWN:
-		exit->reason = HV_EXIT_SHUTDOWN;
-		return true;
+	case KVM_EXIT_DEBUG: fill_debug(cpu, exit); return true;
+	case KVM_EXIT_SHUTDOWN: exit->reason = HV_EXIT_SHUTDOWN; return true;
 	case KVM_EXIT_INTR:
-	case KVM_EXIT_SET_TPR:
-		return false;
+	case KVM_EXIT_SET_TPR: return false;
 	case KVM_EXIT_INTERNAL_ERROR:
-		fill_error(cpu, exit, run->internal.suberror ==
-			   KVM_INTERNAL_ERROR_EMULATION ?
-			   "instruction not emulated, suberror" :
-			   "internal error, suberror", run->internal.suberror);
+		fill_error(cpu, exit,
+			   run->internal.suberror ==
+					   KVM_INTERNAL_ERROR_EMULATION
+				   ? "instruction not emulated, suberror"
+				   : "internal error, suberror",
+			   run->internal.suberror);
 		return true;
 	case KVM_EXIT_FAIL_ENTRY:
 		fill_error(cpu, exit, "entry failed, hardware reason",
@@ -591,8 +586,7 @@ static bool answer(struct kvm_vcpu *cpu, struct hv_exit *exit)
 		if (!exit->msr.write)
 			run->msr.data = exit->msr.value;
 		break;
-	default:
-		break;
+	default: break;
 	}
 	cpu->half = HALF_WRITE;
 	return false;
@@ -684,7 +678,7 @@ static void flush_vector(struct kvm_vcpu *cpu)
 static bool can_inject(struct kvm_vcpu *cpu)
 {
 	return cpu->half == HALF_NONE && cpu->ext_vector < 0 &&
-		cpu->run->ready_for_interrupt_injection;
+	       cpu->run->ready_for_interrupt_injection;
 }
 
 /* KVM_RUN gave an error: true when it is for the caller. */
@@ -692,7 +686,7 @@ static bool run_failed(struct kvm_vcpu *cpu, int r, bool nudged,
 		       struct hv_exit *exit)
 {
 	memset(exit, 0, sizeof(*exit));
-	if (r == -EAGAIN)		/* INIT or SIPI has been taken */
+	if (r == -EAGAIN) /* INIT or SIPI has been taken */
 		return false;
 	if (r != -EINTR) {
 		exit->reason = HV_EXIT_ERROR;
@@ -703,7 +697,7 @@ static bool run_failed(struct kvm_vcpu *cpu, int r, bool nudged,
 	if (!__atomic_exchange_n(&cpu->kicked, false, __ATOMIC_SEQ_CST) &&
 	    (nudged || load(&cpu->nudged)))
 		return false;
-	exit->reason = HV_EXIT_KICKED;	/* or a signal of somebody else */
+	exit->reason = HV_EXIT_KICKED; /* or a signal of somebody else */
 	return true;
 }
 
@@ -731,8 +725,8 @@ static void run_loop(struct kvm_vcpu *cpu, struct hv_exit *exit)
 			flush_vector(cpu);
 		cpu->half = HALF_NONE;
 		r = enter(cpu, false);
-		if (r < 0 ? run_failed(cpu, r, nudged, exit) :
-		    decode(cpu, exit))
+		if (r < 0 ? run_failed(cpu, r, nudged, exit)
+			  : decode(cpu, exit))
 			return;
 	}
 }
@@ -805,12 +799,12 @@ static int inject(struct hv_vcpu *hv, uint8_t vector)
 static void mask_basic(struct kvm_vm *vm, struct kvm_cpuid_entry2 *e,
 		       const struct kvm_cpuid_entry2 *h)
 {
-	uint32_t keep = 1u << 27;		/* OSXSAVE follows CR4 */
+	uint32_t keep = 1u << 27; /* OSXSAVE follows CR4 */
 
 	if (has_cap(vm->fd, KVM_CAP_TSC_DEADLINE_TIMER))
 		keep |= 1u << 24;
 	e->ecx &= (h ? h->ecx : 0) | keep | 1u << 31;
-	e->edx &= (h ? h->edx : 0) | 1u << 28;	/* HTT: topology */
+	e->edx &= (h ? h->edx : 0) | 1u << 28; /* HTT: topology */
 }
 
 /* Offsets are the processor's; sizes follow from what is kept. */
@@ -838,8 +832,8 @@ static void mask_xsave(struct kvm_vm *vm, struct kvm_cpuid_entry2 *e,
 		e->ecx &= h ? h->ecx : 0;
 		e->edx &= h ? h->edx : 0;
 	} else if (!h || !main_h ||
-		   (e->index < 32 && !((main_h->eax | e->ecx) &
-				       1u << e->index))) {
+		   (e->index < 32 &&
+		    !((main_h->eax | e->ecx) & 1u << e->index))) {
 		e->eax = e->ebx = e->ecx = e->edx = 0;
 	} else {
 		e->eax = h->eax;
@@ -855,9 +849,7 @@ static void mask_leaf(struct kvm_vm *vm, struct kvm_cpuid_entry2 *e)
 	static const struct kvm_cpuid_entry2 none;
 
 	switch (e->function) {
-	case 1:
-		mask_basic(vm, e, h);
-		break;
+	case 1: mask_basic(vm, e, h); break;
 	case 7:
 		h = h ? h : &none;
 		if (e->index)
@@ -866,33 +858,37 @@ static void mask_leaf(struct kvm_vm *vm, struct kvm_cpuid_entry2 *e)
 		e->ecx &= h->ecx;
 		e->edx &= h->edx;
 		break;
-	case 0xd:
-		mask_xsave(vm, e, h);
-		break;
-	case 0x40000001:
-		e->eax &= h ? h->eax : 0;
-		break;
+	case 0xd: mask_xsave(vm, e, h); break;
+	case 0x40000001: e->eax &= h ? h->eax : 0; break;
 	case 0x80000001:
 		h = h ? h : &none;
-		e->ecx &= h->ecx | 1u << 1;	/* CmpLegacy: topology */
+		e->ecx &= h->ecx | 1u << 1; /* CmpLegacy: topology */
 		e->edx &= h->edx;
 		break;
-	case 0x80000007:
-		e->edx &= h ? h->edx : 0;
-		break;
-	case 0x80000008:
-		e->ebx &= h ? h->ebx : 0;
-		break;
+	case 0x80000007: e->edx &= h ? h->edx : 0; break;
+	case 0x80000008: e->ebx &= h ? h->ebx : 0; break;
 	}
 }
 
 static bool has_subleaves(uint32_t leaf)
 {
 	switch (leaf) {
-	case 4: case 7: case 0xb: case 0xd: case 0xf: case 0x10: case 0x12:
-	case 0x14: case 0x17: case 0x18: case 0x1d: case 0x1e: case 0x1f:
-	case 0x24: case 0x8000001d: case 0x80000026:
-		return true;
+	case 4:
+	case 7:
+	case 0xb:
+	case 0xd:
+	case 0xf:
+	case 0x10:
+	case 0x12:
+	case 0x14:
+	case 0x17:
+	case 0x18:
+	case 0x1d:
+	case 0x1e:
+	case 0x1f:
+	case 0x24:
+	case 0x8000001d:
+	case 0x80000026: return true;
 	}
 	return false;
 }
@@ -966,8 +962,8 @@ static int vcpu_init(struct hv_vcpu *hv, struct husk_error *err)
 	if (cpu->fd < 0)
 		return kvm_fail(err, cpu->fd, "kvm: vCPU %u: %s", hv->id,
 				strerror(-cpu->fd));
-	run_page = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE,
-			MAP_SHARED, cpu->fd, 0);
+	run_page = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			cpu->fd, 0);
 	if (run_page == MAP_FAILED) {
 		r = kvm_fail(err, -errno, "kvm: vCPU %u: mmap: %s", hv->id,
 			     strerror(errno));
@@ -1029,8 +1025,8 @@ static int vcpu_stats(struct hv_vcpu *hv, struct hv_stats *out)
 	memset(out, 0, sizeof(*out));
 	out->exec_ns = __atomic_load_n(&cpu->stats.exec_ns, __ATOMIC_RELAXED);
 	for (unsigned i = 0; i < HV_EXIT_COUNT; i++)
-		out->exits[i] = __atomic_load_n(&cpu->stats.exits[i],
-						__ATOMIC_RELAXED);
+		out->exits[i] =
+			__atomic_load_n(&cpu->stats.exits[i], __ATOMIC_RELAXED);
 	return 0;
 }
 
@@ -1199,7 +1195,7 @@ static int cut_slot(struct kvm_vm *vm, unsigned i, uint64_t from, uint64_t to,
 		if (r < 0)
 			return r;
 	}
-	vm->slots[i].own = NULL;	/* old.own is read below */
+	vm->slots[i].own = NULL; /* old.own is read below */
 	if (old.own)
 		count(&vm->nlogs, -1u);
 	drop_slot(vm, i);
@@ -1257,7 +1253,7 @@ static int change_range(struct kvm_vm *vm, uint64_t gpa, uint64_t size,
 	int r = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	for (unsigned i = 0; i < vm->nslots && !r; ) {
+	for (unsigned i = 0; i < vm->nslots && !r;) {
 		struct kvm_slot *s = &vm->slots[i];
 		uint64_t s_end = s->gpa + s->size;
 		uint64_t from = gpa > s->gpa ? gpa : s->gpa;
@@ -1289,7 +1285,10 @@ static int mem_map(struct hv_vm *hv, uint64_t gpa, uint64_t size, void *host,
 {
 	struct kvm_vm *vm = to_kvm_vm(hv);
 	struct kvm_slot s = {
-		.gpa = gpa, .size = size, .host = host, .flags = flags,
+		.gpa = gpa,
+		.size = size,
+		.host = host,
+		.flags = flags,
 	};
 	int r;
 
@@ -1319,7 +1318,7 @@ static void move_bits(struct kvm_slot *s, uint64_t from, uint64_t to,
 	while (from < to) {
 		uint64_t word = s->own[from / 64];
 
-		if (!word) {		/* mostly clean */
+		if (!word) { /* mostly clean */
 			uint64_t skip = 64 - from % 64;
 
 			from += skip;
@@ -1390,7 +1389,9 @@ static void mem_written(struct hv_vm *hv, uint64_t gpa, uint64_t size)
 static int msi(struct hv_vm *hv, uint64_t addr, uint32_t data)
 {
 	struct kvm_msi m = {
-		.address_lo = addr, .address_hi = addr >> 32, .data = data,
+		.address_lo = addr,
+		.address_hi = addr >> 32,
+		.data = data,
 	};
 	int r = kvm_ioctl(to_kvm_vm(hv)->fd, KVM_SIGNAL_MSI, &m);
 

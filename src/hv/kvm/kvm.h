@@ -18,11 +18,11 @@ struct kvm_slot {
 	uint32_t id;
 	uint64_t gpa, size;
 	uint8_t *host;
-	unsigned flags;		/* enum hv_mem_flags */
-	uint64_t *own;		/* with HV_MEM_LOG: pages known to be dirty */
+	unsigned flags; /* enum hv_mem_flags */
+	uint64_t *own;	/* with HV_MEM_LOG: pages known to be dirty */
 };
 
-struct kvm_cpuids {		/* struct kvm_cpuid2 with room */
+struct kvm_cpuids { /* struct kvm_cpuid2 with room */
 	uint32_t nent, padding;
 	struct kvm_cpuid_entry2 entry[KVM_CPUID_MAX];
 };
@@ -32,22 +32,25 @@ struct kvm_vcpu;
 struct kvm_vm {
 	struct hv_vm hv;
 	int dev, fd;
-	int sig;		/* what ends KVM_RUN */
+	int sig; /* what ends KVM_RUN */
 	size_t run_size;
-	size_t xsave_size;	/* of KVM_GET_XSAVE2; 0: KVM_GET_XSAVE */
+	size_t xsave_size; /* of KVM_GET_XSAVE2; 0: KVM_GET_XSAVE */
 	bool has_xcrs;
 	struct kvm_cpuids supported;
 
-	pthread_mutex_t lock;	/* slots, routes, irqfds, cpus */
+	pthread_mutex_t lock; /* slots, routes, irqfds, cpus */
 	struct kvm_slot *slots;
 	unsigned nslots, max_slots, slots_room;
-	unsigned nlogs;		/* atomic: slots with a dirty log */
-	struct { uint64_t addr; uint32_t data; } route[KVM_GSIS];
-	int irqfd[KVM_GSIS];	/* own duplicates, -1 */
+	unsigned nlogs; /* atomic: slots with a dirty log */
+	struct {
+		uint64_t addr;
+		uint32_t data;
+	} route[KVM_GSIS];
+	int irqfd[KVM_GSIS]; /* own duplicates, -1 */
 	struct kvm_vcpu *cpus[HV_MAX_VCPUS];
 
 	/* While slots are split no vCPU may see the hole: see hold_vcpus(). */
-	unsigned held;		/* atomic, pairs with kvm_vcpu.tid */
+	unsigned held; /* atomic, pairs with kvm_vcpu.tid */
 	pthread_mutex_t held_lock;
 	pthread_cond_t held_end;
 };
@@ -55,9 +58,9 @@ struct kvm_vm {
 /* What the last exit left undone. */
 enum kvm_half {
 	HALF_NONE,
-	HALF_WRITE,		/* nothing to give back, KVM_RUN finishes it */
+	HALF_WRITE, /* nothing to give back, KVM_RUN finishes it */
 	HALF_MMIO_READ,
-	HALF_PIO,		/* elements of a string may follow */
+	HALF_PIO, /* elements of a string may follow */
 	HALF_MSR,
 };
 
@@ -65,25 +68,25 @@ struct kvm_vcpu {
 	struct hv_vcpu hv;
 	int fd;
 	struct kvm_run *run;
-	pid_t tid;		/* atomic: thread inside KVM_RUN, 0 none */
-	bool kicked;		/* atomic, sticky */
-	bool nudged;		/* atomic: look at want, nmi and held again */
-	bool want;		/* atomic: interrupt window asked for */
-	bool nmi;		/* atomic: to be given to KVM */
-	int ext_vector;		/* ExtINT for the next entry, -1 */
+	pid_t tid;	/* atomic: thread inside KVM_RUN, 0 none */
+	bool kicked;	/* atomic, sticky */
+	bool nudged;	/* atomic: look at want, nmi and held again */
+	bool want;	/* atomic: interrupt window asked for */
+	bool nmi;	/* atomic: to be given to KVM */
+	int ext_vector; /* ExtINT for the next entry, -1 */
 
-	pid_t mask_tid;		/* whose signal mask KVM was told */
-	bool sig_blocked;	/* that thread blocks the signal */
+	pid_t mask_tid;	  /* whose signal mask KVM was told */
+	bool sig_blocked; /* that thread blocks the signal */
 
 	enum kvm_half half;
-	uint32_t pio_next;	/* element that is with the caller */
-	bool stashed;		/* stash is the next exit */
+	uint32_t pio_next; /* element that is with the caller */
+	bool stashed;	   /* stash is the next exit */
 	struct hv_exit stash;
 
 	unsigned debug;
 	uint32_t nmsrs;
 	uint32_t msr[HV_MAX_MSRS];
-	struct hv_stats stats;	/* relaxed atomics */
+	struct hv_stats stats; /* relaxed atomics */
 };
 
 static inline struct kvm_vm *to_kvm_vm(struct hv_vm *vm)

@@ -17,14 +17,25 @@
 #include <unistd.h>
 
 enum {
-	PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, IDT = 0x4000,
-	GDT = 0x5000, TSS = 0x6000, STACK = 0x7000, USER_STACK = 0x7800,
-	CODE = 0x8000, SYSCALL_CODE = 0x8200, BP_CODE = 0x8240,
-	IRQ_CODE = 0x8250, OTHER_CODE = 0x8260,
-	STEP = 0x9000,		/* 0x9001 counts int3, 0x9002 interrupts */
-	MEMORY = 0x10000, VECTOR = 0x41,
-	PORT_GOOD = 0xf4, PORT_BAD = 0xf5,
-	MARK = 0x6b737548,	/* what CPUID shall give */
+	PML4 = 0x1000,
+	PDPT = 0x2000,
+	PD = 0x3000,
+	IDT = 0x4000,
+	GDT = 0x5000,
+	TSS = 0x6000,
+	STACK = 0x7000,
+	USER_STACK = 0x7800,
+	CODE = 0x8000,
+	SYSCALL_CODE = 0x8200,
+	BP_CODE = 0x8240,
+	IRQ_CODE = 0x8250,
+	OTHER_CODE = 0x8260,
+	STEP = 0x9000, /* 0x9001 counts int3, 0x9002 interrupts */
+	MEMORY = 0x10000,
+	VECTOR = 0x41,
+	PORT_GOOD = 0xf4,
+	PORT_BAD = 0xf5,
+	MARK = 0x6b737548, /* what CPUID shall give */
 	DEADLINE_MS = 300,
 };
 
@@ -43,7 +54,7 @@ static const char *const steps[] = {
 
 /* AT&T syntax; AL is of no interest to OUT. */
 static const uint8_t main_code[] = {
-	0xcc,				/* int3 */
+	0xcc, /* int3 */
 	/* cmpb $0x1,0x9001 */
 	0x80, 0x3c, 0x25, 0x01, 0x90, 0x00, 0x00, 0x01,
 	/* jne fail */
@@ -51,103 +62,90 @@ static const uint8_t main_code[] = {
 	/* movb $0x2,0x9000 */
 	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x02,
 	/* mov $0xf0f1,%eax */
-	0xb8, 0xf1, 0xf0, 0x00, 0x00,
-	0xf3, 0x0f, 0xb8, 0xd8,		/* popcnt %eax,%ebx */
-	0x83, 0xfb, 0x09,		/* cmp $0x9,%ebx */
+	0xb8, 0xf1, 0xf0, 0x00, 0x00, 0xf3, 0x0f, 0xb8,
+	0xd8,		  /* popcnt %eax,%ebx */
+	0x83, 0xfb, 0x09, /* cmp $0x9,%ebx */
 	/* jne fail */
 	0x0f, 0x85, 0xa1, 0x00, 0x00, 0x00,
 	/* movb $0x3,0x9000 */
 	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x03,
 	/* mov $0xc0000080,%ecx */
-	0xb9, 0x80, 0x00, 0x00, 0xc0,
-	0x0f, 0x32,			/* rdmsr */
-	0x83, 0xc8, 0x01,		/* or $0x1,%eax */
-	0x0f, 0x30,			/* wrmsr */
+	0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x32, /* rdmsr */
+	0x83, 0xc8, 0x01,			  /* or $0x1,%eax */
+	0x0f, 0x30,				  /* wrmsr */
 	/* mov $0xc0000081,%ecx */
-	0xb9, 0x81, 0x00, 0x00, 0xc0,
-	0x31, 0xc0,			/* xor %eax,%eax */
+	0xb9, 0x81, 0x00, 0x00, 0xc0, 0x31, 0xc0, /* xor %eax,%eax */
 	/* mov $0x130008,%edx */
-	0xba, 0x08, 0x00, 0x13, 0x00,
-	0x0f, 0x30,			/* wrmsr */
+	0xba, 0x08, 0x00, 0x13, 0x00, 0x0f, 0x30, /* wrmsr */
 	/* mov $0xc0000084,%ecx */
 	0xb9, 0x84, 0x00, 0x00, 0xc0,
 	/* mov $0x200,%eax */
-	0xb8, 0x00, 0x02, 0x00, 0x00,
-	0x31, 0xd2,			/* xor %edx,%edx */
-	0x0f, 0x30,			/* wrmsr */
+	0xb8, 0x00, 0x02, 0x00, 0x00, 0x31, 0xd2, /* xor %edx,%edx */
+	0x0f, 0x30,				  /* wrmsr */
 	/* mov $0xc0000082,%ecx */
 	0xb9, 0x82, 0x00, 0x00, 0xc0,
 	/* mov $0x8200,%eax */
-	0xb8, 0x00, 0x82, 0x00, 0x00,
-	0x0f, 0x30,			/* wrmsr */
-	0x0f, 0x32,			/* rdmsr */
+	0xb8, 0x00, 0x82, 0x00, 0x00, 0x0f, 0x30, /* wrmsr */
+	0x0f, 0x32,				  /* rdmsr */
 	/* cmp $0x8200,%eax */
-	0x3d, 0x00, 0x82, 0x00, 0x00,
-	0x75, 0x5c,			/* jne fail */
+	0x3d, 0x00, 0x82, 0x00, 0x00, 0x75, 0x5c, /* jne fail */
 	/* movb $0x4,0x9000 */
 	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x04,
 	/* push $0x202 */
-	0x68, 0x02, 0x02, 0x00, 0x00,
-	0x9d,				/* popf */
-	0x90,				/* nop */
-	0xfa,				/* cli */
+	0x68, 0x02, 0x02, 0x00, 0x00, 0x9d, /* popf */
+	0x90,				    /* nop */
+	0xfa,				    /* cli */
 	/* cmpb $0x1,0x9002 */
-	0x80, 0x3c, 0x25, 0x02, 0x90, 0x00, 0x00, 0x01,
-	0x75, 0x42,			/* jne fail */
+	0x80, 0x3c, 0x25, 0x02, 0x90, 0x00, 0x00, 0x01, 0x75,
+	0x42, /* jne fail */
 	/* movb $0x5,0x9000 */
-	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x05,
-	0x6a, 0x1b,			/* push $0x1b */
+	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x05, 0x6a,
+	0x1b, /* push $0x1b */
 	/* push $0x7800 */
-	0x68, 0x00, 0x78, 0x00, 0x00,
-	0x6a, 0x02,			/* push $0x2 */
-	0x6a, 0x23,			/* push $0x23 */
+	0x68, 0x00, 0x78, 0x00, 0x00, 0x6a, 0x02, /* push $0x2 */
+	0x6a, 0x23,				  /* push $0x23 */
 	/* push $0x80a2 */
-	0x68, 0xa2, 0x80, 0x00, 0x00,
-	0x48, 0xcf,			/* iretq */
+	0x68, 0xa2, 0x80, 0x00, 0x00, 0x48, 0xcf, /* iretq */
 	/* user: */
-	0x8c, 0xc8,			/* mov %cs,%eax */
-	0x83, 0xf8, 0x23,		/* cmp $0x23,%eax */
-	0x75, 0x21,			/* jne fail */
+	0x8c, 0xc8,	  /* mov %cs,%eax */
+	0x83, 0xf8, 0x23, /* cmp $0x23,%eax */
+	0x75, 0x21,	  /* jne fail */
 	/* movb $0x6,0x9000 */
 	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x06,
 	/* mov $0x40000000,%eax */
-	0xb8, 0x00, 0x00, 0x00, 0x40,
-	0x0f, 0xa2,			/* cpuid */
+	0xb8, 0x00, 0x00, 0x00, 0x40, 0x0f, 0xa2, /* cpuid */
 	/* cmp $0x6b737548,%ebx */
-	0x81, 0xfb, 0x48, 0x75, 0x73, 0x6b,
-	0x75, 0x0a,			/* jne fail */
+	0x81, 0xfb, 0x48, 0x75, 0x73, 0x6b, 0x75, 0x0a, /* jne fail */
 	/* movb $0x7,0x9000 */
-	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x07,
-	0x0f, 0x05,			/* syscall */
+	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x07, 0x0f,
+	0x05, /* syscall */
 	/* fail: */
-	0x0f, 0x0b,			/* ud2 */
+	0x0f, 0x0b, /* ud2 */
 };
 
 static const uint8_t syscall_code[] = {
-	0x8c, 0xc8,			/* mov %cs,%eax */
-	0x83, 0xf8, 0x08,		/* cmp $0x8,%eax */
+	0x8c, 0xc8,	  /* mov %cs,%eax */
+	0x83, 0xf8, 0x08, /* cmp $0x8,%eax */
 	/* jne fail */
 	0x0f, 0x85, 0xbf, 0xfe, 0xff, 0xff,
 	/* movb $0x8,0x9000 */
-	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x08,
-	0xe6, 0xf4,			/* out %al,$0xf4 */
+	0xc6, 0x04, 0x25, 0x00, 0x90, 0x00, 0x00, 0x08, 0xe6,
+	0xf4, /* out %al,$0xf4 */
 };
 
 static const uint8_t bp_code[] = {
 	/* incb 0x9001 */
-	0xfe, 0x04, 0x25, 0x01, 0x90, 0x00, 0x00,
-	0x48, 0xcf,			/* iretq */
+	0xfe, 0x04, 0x25, 0x01, 0x90, 0x00, 0x00, 0x48, 0xcf, /* iretq */
 };
 
 static const uint8_t irq_code[] = {
 	/* incb 0x9002 */
-	0xfe, 0x04, 0x25, 0x02, 0x90, 0x00, 0x00,
-	0x48, 0xcf,			/* iretq */
+	0xfe, 0x04, 0x25, 0x02, 0x90, 0x00, 0x00, 0x48, 0xcf, /* iretq */
 };
 
 static const uint8_t other_code[] = {
-	0xe6, 0xf5,			/* out %al,$0xf5 */
-	0xeb, 0xfc,			/* jmp other */
+	0xe6, 0xf5, /* out %al,$0xf5 */
+	0xeb, 0xfc, /* jmp other */
 };
 
 struct probe {
@@ -171,22 +169,23 @@ static void put64(struct probe *p, uint64_t at, uint64_t value)
 static void put_gate(struct probe *p, unsigned vector, uint64_t entry,
 		     unsigned dpl)
 {
-	put64(p, IDT + vector * 16, (entry & 0xffff) | 8 << 16 |
-	      (0x8e00ull | dpl << 13) << 32 | (entry >> 16 & 0xffff) << 48);
+	put64(p, IDT + vector * 16,
+	      (entry & 0xffff) | 8 << 16 | (0x8e00ull | dpl << 13) << 32 |
+		      (entry >> 16 & 0xffff) << 48);
 }
 
 static void fill_memory(struct probe *p)
 {
 	put64(p, PML4, PDPT | 7);
 	put64(p, PDPT, PD | 7);
-	put64(p, PD, 0x87);			/* 2 MiB at 0, for all */
-	put64(p, GDT + 0x08, 0x00af9b000000ffff);	/* code, CPL 0 */
-	put64(p, GDT + 0x10, 0x00cf93000000ffff);	/* data, CPL 0 */
-	put64(p, GDT + 0x18, 0x00cff3000000ffff);	/* data, CPL 3 */
-	put64(p, GDT + 0x20, 0x00affb000000ffff);	/* code, CPL 3 */
+	put64(p, PD, 0x87);			  /* 2 MiB at 0, for all */
+	put64(p, GDT + 0x08, 0x00af9b000000ffff); /* code, CPL 0 */
+	put64(p, GDT + 0x10, 0x00cf93000000ffff); /* data, CPL 0 */
+	put64(p, GDT + 0x18, 0x00cff3000000ffff); /* data, CPL 3 */
+	put64(p, GDT + 0x20, 0x00affb000000ffff); /* code, CPL 3 */
 	put64(p, GDT + 0x28, 0x00008b0000000067 | (uint64_t)TSS << 16);
-	put64(p, TSS + 4, STACK);		/* RSP0 */
-	memset(p->mem + TSS + 0x66, 0xff, 2);	/* no I/O bitmap */
+	put64(p, TSS + 4, STACK);	      /* RSP0 */
+	memset(p->mem + TSS + 0x66, 0xff, 2); /* no I/O bitmap */
 	for (unsigned i = 0; i <= VECTOR; i++)
 		put_gate(p, i, OTHER_CODE, 0);
 	put_gate(p, 3, BP_CODE, 3);
@@ -226,10 +225,10 @@ static int set_registers(struct probe *p)
 	s.gdt.limit = 0x37;
 	s.idt.base = IDT;
 	s.idt.limit = (VECTOR + 1) * 16 - 1;
-	s.cr0 = 0x80010033;		/* PG WP NE ET MP PE */
+	s.cr0 = 0x80010033; /* PG WP NE ET MP PE */
 	s.cr3 = PML4;
-	s.cr4 = 0x620;			/* OSXMMEXCPT OSFXSR PAE */
-	s.efer = 0x500;			/* LMA LME */
+	s.cr4 = 0x620;	/* OSXMMEXCPT OSFXSR PAE */
+	s.efer = 0x500; /* LMA LME */
 	r = kvm_ioctl(p->cpu, KVM_SET_SREGS, &s);
 	return r < 0 ? r : kvm_ioctl(p->cpu, KVM_SET_REGS, &regs);
 }
@@ -257,8 +256,7 @@ static int set_mark(struct probe *p, struct kvm_cpuids *c)
 	return kvm_ioctl(p->cpu, KVM_SET_CPUID2, c);
 }
 
-static int set_up(struct probe *p, struct kvm_cpuids *c,
-		  struct husk_error *err)
+static int set_up(struct probe *p, struct kvm_cpuids *c, struct husk_error *err)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = MEMORY };
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP };
@@ -272,8 +270,7 @@ static int set_up(struct probe *p, struct kvm_cpuids *c,
 	cap.args[0] = KVM_IOAPIC_PINS;
 	r = kvm_ioctl(p->vm, KVM_ENABLE_CAP, &cap);
 	if (r < 0)
-		return kvm_fail(err, r, "kvm: split irqchip: %s",
-				strerror(-r));
+		return kvm_fail(err, r, "kvm: split irqchip: %s", strerror(-r));
 	kvm_ioctl_n(p->vm, KVM_SET_TSS_ADDR, 0xfeffd000);
 	m = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -292,8 +289,8 @@ static int set_up(struct probe *p, struct kvm_cpuids *c,
 				strerror(-p->cpu));
 	r = kvm_ioctl_n(p->dev, KVM_GET_VCPU_MMAP_SIZE, 0);
 	p->run_size = r > 0 ? r : 4096;
-	m = mmap(NULL, p->run_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-		 p->cpu, 0);
+	m = mmap(NULL, p->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, p->cpu,
+		 0);
 	if (m == MAP_FAILED)
 		return kvm_fail(err, -errno, "kvm: mmap of a vCPU: %s",
 				strerror(errno));
@@ -304,8 +301,10 @@ static int set_up(struct probe *p, struct kvm_cpuids *c,
 	if (r >= 0)
 		r = pend_interrupt(p);
 	if (r < 0)
-		return kvm_fail(err, -ENOTSUP, "kvm: cannot set up long mode: "
-				"%s", strerror(-r));
+		return kvm_fail(err, -ENOTSUP,
+				"kvm: cannot set up long mode: "
+				"%s",
+				strerror(-r));
 	return 0;
 }
 
@@ -349,25 +348,33 @@ static bool run_watched(struct probe *p, int *result)
 static int judge(struct probe *p, int result, bool in_time,
 		 struct husk_error *err)
 {
-	const char *step = p->mem[STEP] < sizeof(steps) / sizeof(*steps) ?
-		steps[p->mem[STEP]] : "unknown";
+	const char *step = p->mem[STEP] < sizeof(steps) / sizeof(*steps)
+				   ? steps[p->mem[STEP]]
+				   : "unknown";
 	struct kvm_run *run = p->run;
 
 	if (!in_time)
-		return kvm_fail(err, -ENOTSUP, "/dev/kvm cannot run a stock "
-				"kernel: not done in %d ms: %s", DEADLINE_MS,
-				step);
+		return kvm_fail(err, -ENOTSUP,
+				"/dev/kvm cannot run a stock "
+				"kernel: not done in %d ms: %s",
+				DEADLINE_MS, step);
 	if (result < 0)
-		return kvm_fail(err, -ENOTSUP, "/dev/kvm cannot run a stock "
-				"kernel: %s: %s", step, strerror(-result));
+		return kvm_fail(err, -ENOTSUP,
+				"/dev/kvm cannot run a stock "
+				"kernel: %s: %s",
+				step, strerror(-result));
 	if (run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_GOOD)
 		return 0;
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
-		return kvm_fail(err, -ENOTSUP, "/dev/kvm cannot run a stock "
+		return kvm_fail(err, -ENOTSUP,
+				"/dev/kvm cannot run a stock "
 				"kernel: %s is not possible (internal error "
-				"%u)", step, run->internal.suberror);
-	return kvm_fail(err, -ENOTSUP, "/dev/kvm cannot run a stock kernel: "
-			"%s does not work", step);
+				"%u)",
+				step, run->internal.suberror);
+	return kvm_fail(err, -ENOTSUP,
+			"/dev/kvm cannot run a stock kernel: "
+			"%s does not work",
+			step);
 }
 
 static int run_code(struct probe *p, struct husk_error *err)
@@ -419,8 +426,8 @@ int kvm_probe(struct hv_caps *caps, struct husk_error *err)
 		if (caps)
 			kvm_fill_caps(p.dev, &c, caps);
 		p.sig = kvm_take_signal();
-		r = p.sig < 0 ? kvm_fail(err, -EBUSY, "kvm: no signal left") :
-			set_up(&p, &c, err);
+		r = p.sig < 0 ? kvm_fail(err, -EBUSY, "kvm: no signal left")
+			      : set_up(&p, &c, err);
 		if (!r)
 			r = run_code(&p, err);
 	}

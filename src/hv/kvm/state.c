@@ -12,22 +12,67 @@ enum { MSR_TSC_DEADLINE = 0x6e0 };
 
 /* All that a Linux guest's life depends on; what KVM lacks is left out. */
 static const uint32_t wanted_msrs[] = {
-	0x10,						/* TSC */
-	0x3b, 0x3a, 0x48, 0xe1,		/* TSC_ADJUST, FEAT_CTL, SPEC_CTRL, */
-	0x174, 0x175, 0x176,		/* UMWAIT; SYSENTER */
-	0x17a, 0x17b, 0x1a0, 0x277, 0x1d9,	/* MCG, MISC_ENABLE, PAT */
-	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,	/* STAR.. */
-	0xc0000102, 0xc0000103,		/* KERNEL_GS_BASE, TSC_AUX */
-	0xda0, 0x1c4, 0x1c5,		/* XSS, XFD */
-	0x2ff,				/* MTRRs */
-	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207,
-	0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
-	0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d,
-	0x26e, 0x26f,
-	0x11, 0x12,			/* kvm-clock, old numbers */
-	0x4b564d00, 0x4b564d01, 0x4b564d02, 0x4b564d03, 0x4b564d04,
-	0x4b564d05, 0x4b564d06, 0x4b564d07,
-	MSR_TSC_DEADLINE,		/* last: needs the local APIC */
+	0x10, /* TSC */
+	0x3b,
+	0x3a,
+	0x48,
+	0xe1, /* TSC_ADJUST, FEAT_CTL, SPEC_CTRL, */
+	0x174,
+	0x175,
+	0x176, /* UMWAIT; SYSENTER */
+	0x17a,
+	0x17b,
+	0x1a0,
+	0x277,
+	0x1d9, /* MCG, MISC_ENABLE, PAT */
+	0xc0000081,
+	0xc0000082,
+	0xc0000083,
+	0xc0000084, /* STAR.. */
+	0xc0000102,
+	0xc0000103, /* KERNEL_GS_BASE, TSC_AUX */
+	0xda0,
+	0x1c4,
+	0x1c5, /* XSS, XFD */
+	0x2ff, /* MTRRs */
+	0x200,
+	0x201,
+	0x202,
+	0x203,
+	0x204,
+	0x205,
+	0x206,
+	0x207,
+	0x208,
+	0x209,
+	0x20a,
+	0x20b,
+	0x20c,
+	0x20d,
+	0x20e,
+	0x20f,
+	0x250,
+	0x258,
+	0x259,
+	0x268,
+	0x269,
+	0x26a,
+	0x26b,
+	0x26c,
+	0x26d,
+	0x26e,
+	0x26f,
+	0x11,
+	0x12, /* kvm-clock, old numbers */
+	0x4b564d00,
+	0x4b564d01,
+	0x4b564d02,
+	0x4b564d03,
+	0x4b564d04,
+	0x4b564d05,
+	0x4b564d06,
+	0x4b564d07,
+	MSR_TSC_DEADLINE, /* last: needs the local APIC */
 };
 
 struct msr_block {
@@ -121,15 +166,24 @@ static int get_general(struct kvm_vcpu *cpu, struct hv_state *s)
 static int set_general(struct kvm_vcpu *cpu, const struct hv_state *s)
 {
 	struct kvm_regs r = {
-		.rax = s->gpr[HV_RAX], .rcx = s->gpr[HV_RCX],
-		.rdx = s->gpr[HV_RDX], .rbx = s->gpr[HV_RBX],
-		.rsp = s->gpr[HV_RSP], .rbp = s->gpr[HV_RBP],
-		.rsi = s->gpr[HV_RSI], .rdi = s->gpr[HV_RDI],
-		.r8 = s->gpr[HV_R8], .r9 = s->gpr[HV_R9],
-		.r10 = s->gpr[HV_R10], .r11 = s->gpr[HV_R11],
-		.r12 = s->gpr[HV_R12], .r13 = s->gpr[HV_R13],
-		.r14 = s->gpr[HV_R14], .r15 = s->gpr[HV_R15],
-		.rip = s->rip, .rflags = s->rflags | 2,
+		.rax = s->gpr[HV_RAX],
+		.rcx = s->gpr[HV_RCX],
+		.rdx = s->gpr[HV_RDX],
+		.rbx = s->gpr[HV_RBX],
+		.rsp = s->gpr[HV_RSP],
+		.rbp = s->gpr[HV_RBP],
+		.rsi = s->gpr[HV_RSI],
+		.rdi = s->gpr[HV_RDI],
+		.r8 = s->gpr[HV_R8],
+		.r9 = s->gpr[HV_R9],
+		.r10 = s->gpr[HV_R10],
+		.r11 = s->gpr[HV_R11],
+		.r12 = s->gpr[HV_R12],
+		.r13 = s->gpr[HV_R13],
+		.r14 = s->gpr[HV_R14],
+		.r15 = s->gpr[HV_R15],
+		.rip = s->rip,
+		.rflags = s->rflags | 2,
 	};
 
 	return kvm_ioctl(cpu->fd, KVM_SET_REGS, &r);
@@ -143,8 +197,8 @@ static void seg_from_kvm(const struct kvm_segment *k, struct hv_segment *s)
 	s->base = k->base;
 	s->limit = k->limit;
 	s->access = k->type | k->s << 4 | k->dpl << 5 | k->present << 7 |
-		k->avl << 12 | k->l << 13 | k->db << 14 | k->g << 15 |
-		(uint32_t)k->unusable << 16;
+		    k->avl << 12 | k->l << 13 | k->db << 14 | k->g << 15 |
+		    (uint32_t)k->unusable << 16;
 }
 
 static void seg_to_kvm(const struct hv_segment *s, struct kvm_segment *k)
@@ -375,18 +429,21 @@ static int get_event(struct kvm_vcpu *cpu, struct hv_state *s)
 	if (e < 0)
 		return e;
 	memset(&s->event, 0, sizeof(s->event));
-	s->event.mp = mp.mp_state == KVM_MP_STATE_HALTED ? HV_MP_HALTED :
-		mp.mp_state == KVM_MP_STATE_UNINITIALIZED ? HV_MP_WAIT_SIPI :
-		mp.mp_state == KVM_MP_STATE_INIT_RECEIVED ||
-		mp.mp_state == KVM_MP_STATE_SIPI_RECEIVED ?
-		HV_MP_INIT_RECEIVED : HV_MP_RUNNABLE;
+	s->event.mp = mp.mp_state == KVM_MP_STATE_HALTED ? HV_MP_HALTED
+		      : mp.mp_state == KVM_MP_STATE_UNINITIALIZED
+			      ? HV_MP_WAIT_SIPI
+		      : mp.mp_state == KVM_MP_STATE_INIT_RECEIVED ||
+				      mp.mp_state == KVM_MP_STATE_SIPI_RECEIVED
+			      ? HV_MP_INIT_RECEIVED
+			      : HV_MP_RUNNABLE;
 	s->event.exception = v.exception.injected;
 	s->event.vector = v.exception.nr;
 	s->event.has_error = v.exception.has_error_code;
 	s->event.error = v.exception.error_code;
 	s->event.interrupt = v.interrupt.injected || cpu->ext_vector >= 0;
-	s->event.interrupt_vector = v.interrupt.injected ? v.interrupt.nr :
-		cpu->ext_vector >= 0 ? cpu->ext_vector : 0;
+	s->event.interrupt_vector = v.interrupt.injected   ? v.interrupt.nr
+				    : cpu->ext_vector >= 0 ? cpu->ext_vector
+							   : 0;
 	/* One on its way counts as not yet begun, so nor is it masking. */
 	s->event.nmi_pending = v.nmi.pending || v.nmi.injected;
 	s->event.nmi_masked = v.nmi.masked && !v.nmi.injected;
@@ -429,7 +486,7 @@ static int set_event(struct kvm_vcpu *cpu, const struct hv_state *s)
 	v.nmi.masked = s->event.nmi_masked;
 	v.sipi_vector = s->event.sipi_vector;
 	v.flags = KVM_VCPUEVENT_VALID_NMI_PENDING |
-		KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW;
+		  KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW;
 	e = kvm_ioctl(cpu->fd, KVM_SET_VCPU_EVENTS, &v);
 	if (e < 0)
 		return e;
@@ -486,8 +543,7 @@ static int apply(struct kvm_vcpu *cpu, unsigned groups,
 }
 
 /* KVM checks while it sets, so the old state is kept to go back to. */
-int kvm_state_set(struct hv_vcpu *hv, unsigned groups,
-		  const struct hv_state *s)
+int kvm_state_set(struct hv_vcpu *hv, unsigned groups, const struct hv_state *s)
 {
 	struct kvm_vcpu *cpu = to_kvm_vcpu(hv);
 	struct hv_state *old = NULL;

@@ -17,7 +17,8 @@
 #include "hv/soft/x86/decode.h"
 
 enum {
-	ARENA_SIZE = 48 << 20,	/* bytes per vCPU, reserved; a boot uses 25 MiB */
+	ARENA_SIZE =
+		48 << 20, /* bytes per vCPU, reserved; a boot uses 25 MiB */
 	HASH_SIZE = 1 << 15,
 	FRONT_SIZE = 1 << 12,
 };
@@ -97,8 +98,8 @@ static struct block *decode_block(struct cpu *c, uint64_t lin,
 				  bool *need_next)
 {
 	struct block_cache *k = c->cache;
-	size_t room = sizeof(struct block) +
-		      BLOCK_MAX_INSNS * sizeof(struct insn);
+	size_t room =
+		sizeof(struct block) + BLOCK_MAX_INSNS * sizeof(struct insn);
 	unsigned off = p->gpa & 0xfff;
 	struct block *b;
 	uint8_t buf[16];
@@ -171,7 +172,8 @@ static struct block *make_block(struct cpu *c, uint64_t lin,
 		pthread_mutex_unlock(&c->vm->code);
 		if (need_next) {
 			if (!code_at(c, (lin & ~0xfffull) + 0x1000, &next))
-				cpu_error(c, "instruction fetch outside memory");
+				cpu_error(c,
+					  "instruction fetch outside memory");
 			second = &next;
 		}
 	}
@@ -202,8 +204,8 @@ struct block *cache_find(struct cpu *c)
 			  (unsigned long long)lin);
 	h = hash_of(p.gpa, c->mode_key);
 	for (b = k->hash[h]; b; b = b->next)
-		if (b->gpa == p.gpa && b->key == c->mode_key && block_valid(b) &&
-		    !b->page[1])
+		if (b->gpa == p.gpa && b->key == c->mode_key &&
+		    block_valid(b) && !b->page[1])
 			break;
 	if (!b) {
 		b = make_block(c, lin, &p);

@@ -257,7 +257,7 @@ static void tlb_flush_all(struct soft_vm *vm)
 
 struct where {
 	uint64_t gpa;
-	uint8_t *host;			/* NULL: no memory there */
+	uint8_t *host; /* NULL: no memory there */
 	struct soft_slot *slot;
 };
 
@@ -390,7 +390,7 @@ static bool doorbell_rings(struct soft_vm *vm, enum hv_space space,
 		      (!d->size || d->size == size) &&
 		      (!d->match || d->value == value);
 		if (hit && write(vm->doorbell_fds[i], &one, 8) < 0)
-			hit = errno == EAGAIN;	/* full counter: it has rung */
+			hit = errno == EAGAIN; /* full counter: it has rung */
 	}
 	pthread_rwlock_unlock(&vm->slots);
 	return hit;
@@ -577,26 +577,29 @@ static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
 }
 
 #define ACCESSORS(bits) \
-uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
-{ \
-	struct tlb_entry *e = entry(c, seg, lin); \
-	uint##bits##_t v; \
+	uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
+	{ \
+		struct tlb_entry *e = entry(c, seg, lin); \
+		uint##bits##_t v; \
 \
-	if (likely((lin ^ e->tag_r) <= 0x1000 - sizeof(v))) \
-		return *(volatile u##bits##g *)(uintptr_t)(lin + e->addend); \
-	mem_read(c, seg, lin, &v, sizeof(v)); \
-	return v; \
-} \
+		if (likely((lin ^ e->tag_r) <= 0x1000 - sizeof(v))) \
+			return *(volatile u##bits##g *)(uintptr_t)(lin + \
+								   e->addend); \
+		mem_read(c, seg, lin, &v, sizeof(v)); \
+		return v; \
+	} \
 \
-void st##bits(struct cpu *c, unsigned seg, uint64_t lin, uint##bits##_t v) \
-{ \
-	struct tlb_entry *e = entry(c, seg, lin); \
+	void st##bits(struct cpu *c, unsigned seg, uint64_t lin, \
+		      uint##bits##_t v) \
+	{ \
+		struct tlb_entry *e = entry(c, seg, lin); \
 \
-	if (likely((lin ^ e->tag_w) <= 0x1000 - sizeof(v))) \
-		*(volatile u##bits##g *)(uintptr_t)(lin + e->addend) = v; \
-	else \
-		mem_write(c, seg, lin, &v, sizeof(v)); \
-}
+		if (likely((lin ^ e->tag_w) <= 0x1000 - sizeof(v))) \
+			*(volatile u##bits##g *)(uintptr_t)(lin + e->addend) = \
+				v; \
+		else \
+			mem_write(c, seg, lin, &v, sizeof(v)); \
+	}
 
 ACCESSORS(8)
 ACCESSORS(16)
@@ -672,15 +675,16 @@ static void slot_free(struct soft_slot *s)
 	free((void *)s->dirty);
 }
 
-static int slot_add(struct soft_vm *vm, uint64_t gpa, uint64_t size,
-		    void *host, unsigned flags)
+static int slot_add(struct soft_vm *vm, uint64_t gpa, uint64_t size, void *host,
+		    unsigned flags)
 {
 	struct soft_slot *s = &vm->slot[vm->nslots];
 
 	if (vm->nslots == SOFT_MAX_SLOTS)
 		return -ENOSPC;
-	*s = (struct soft_slot){ .gpa = gpa, .size = size, .host = host,
-				 .flags = flags };
+	*s = (struct soft_slot){
+		.gpa = gpa, .size = size, .host = host, .flags = flags
+	};
 	s->pages = calloc(size >> 12, sizeof(*s->pages));
 	if (flags & HV_MEM_LOG)
 		s->dirty = calloc(((size >> 12) + 63) / 64, sizeof(uint64_t));
@@ -739,7 +743,7 @@ static int cut_out(struct soft_vm *vm, uint64_t gpa, uint64_t size,
 	uint64_t end = gpa + size;
 	int ret = 0;
 
-	for (unsigned i = 0; i < vm->nslots && !ret; ) {
+	for (unsigned i = 0; i < vm->nslots && !ret;) {
 		struct soft_slot s = vm->slot[i];
 		uint64_t send = s.gpa + s.size;
 

@@ -9,7 +9,7 @@
 
 /* Where an instruction lies. */
 struct code_page {
-	uint8_t *host;			/* the byte itself, not its page */
+	uint8_t *host; /* the byte itself, not its page */
 	uint64_t gpa;
 	struct soft_page *page;
 };
@@ -43,7 +43,7 @@ struct block {
 	uint64_t gpa;
 	uint32_t key;
 	uint32_t gen[2];
-	struct soft_page *page[2];	/* second: the last insn crosses */
+	struct soft_page *page[2]; /* second: the last insn crosses */
 	struct block *next;
 	uint16_t n;
 	struct insn in[];
@@ -58,10 +58,10 @@ struct block *cache_find(struct cpu *c);
 static inline bool block_valid(const struct block *b)
 {
 	return atomic_load_explicit(&b->page[0]->gen, memory_order_acquire) ==
-	       b->gen[0] &&
+		       b->gen[0] &&
 	       (!b->page[1] ||
 		atomic_load_explicit(&b->page[1]->gen, memory_order_acquire) ==
-		b->gen[1]);
+			b->gen[1]);
 }
 
 #endif /* SOFT_MEM_H */

@@ -26,7 +26,7 @@
 #include "hv/soft/x86/decode.h"
 #include "hv/soft/x86/lapic.h"
 
-enum { POLL_BLOCKS = 64 };	/* a block is ~6 instructions, ~50 ns */
+enum { POLL_BLOCKS = 64 }; /* a block is ~6 instructions, ~50 ns */
 
 int x86_combine(unsigned first, unsigned second);
 
@@ -236,7 +236,8 @@ static uint64_t ip_mask(const struct cpu *c)
 {
 	switch (c->mode) {
 	case MODE_64: return ~0ull;
-	case MODE_REAL: case MODE_VM86: return 0xffff;
+	case MODE_REAL:
+	case MODE_VM86: return 0xffff;
 	default: return 0xffffffff;
 	}
 }
@@ -270,8 +271,8 @@ static uint64_t breakpoints(struct cpu *c)
 	if (c->mode != MODE_64)
 		lin = (uint32_t)(lin + c->seg[SEG_CS].base);
 	for (unsigned i = 0; i < 4; i++)
-		if ((c->dr7 >> (2 * i)) & 3 && !((c->dr7 >> (16 + 4 * i)) & 3) &&
-		    c->dr[i] == lin)
+		if ((c->dr7 >> (2 * i)) & 3 &&
+		    !((c->dr7 >> (16 + 4 * i)) & 3) && c->dr[i] == lin)
 			hit |= BIT(i);
 	return hit;
 }
@@ -441,8 +442,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 		if (c->world_held)
 			world_start(c->vm, c);
 		goto out;
-	default:
-		break;
+	default: break;
 	}
 	if (c->fault.pending)
 		deliver_pending(c);
@@ -675,8 +675,8 @@ static int doorbell_add(struct soft_vm *vm, const struct hv_doorbell *db,
 	return 0;
 }
 
-static int soft_doorbell(struct hv_vm *hv, const struct hv_doorbell *db,
-			 int fd, bool add)
+static int soft_doorbell(struct hv_vm *hv, const struct hv_doorbell *db, int fd,
+			 bool add)
 {
 	struct soft_vm *vm = to_soft(hv);
 	int ret = -ENOENT;
@@ -716,13 +716,18 @@ static uint32_t measure_tsc_khz(void)
 
 static int soft_probe(struct hv_caps *caps, struct husk_error *err)
 {
-	if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") ||
-	    !__builtin_cpu_supports("fma"))
-		return error_set(err, -ENOTSUP, "engine soft: this processor "
+	if (!__builtin_cpu_supports("avx2") ||
+	    !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("fma"))
+		return error_set(err, -ENOTSUP,
+				 "engine soft: this processor "
 				 "lacks AVX2, BMI2 or FMA (x86-64-v3)");
 	*caps = (struct hv_caps){
-		.max_vcpus = HV_MAX_VCPUS, .phys_bits = 46, .linear_bits = 48,
-		.dirty_log = true, .doorbell = true, .irqfd = true,
+		.max_vcpus = HV_MAX_VCPUS,
+		.phys_bits = 46,
+		.linear_bits = 48,
+		.dirty_log = true,
+		.doorbell = true,
+		.irqfd = true,
 		.debug = true,
 	};
 	return 0;
@@ -826,35 +831,35 @@ static int soft_stats(struct hv_vcpu *v, struct hv_stats *stats)
 }
 
 const struct hv_engine hv_engine_soft = {
-	.name		= "soft",
-	.vm_size	= sizeof(struct soft_vm),
-	.vcpu_size	= sizeof(struct cpu),
-	.probe		= soft_probe,
-	.vm_init	= soft_vm_init,
-	.vm_finish	= soft_vm_finish,
-	.vcpu_init	= soft_vcpu_init,
-	.vcpu_finish	= soft_vcpu_finish,
-	.mem_map	= soft_mem_map,
-	.mem_unmap	= soft_mem_unmap,
-	.mem_protect	= soft_mem_protect,
+	.name = "soft",
+	.vm_size = sizeof(struct soft_vm),
+	.vcpu_size = sizeof(struct cpu),
+	.probe = soft_probe,
+	.vm_init = soft_vm_init,
+	.vm_finish = soft_vm_finish,
+	.vcpu_init = soft_vcpu_init,
+	.vcpu_finish = soft_vcpu_finish,
+	.mem_map = soft_mem_map,
+	.mem_unmap = soft_mem_unmap,
+	.mem_protect = soft_mem_protect,
 	.mem_fetch_dirty = soft_mem_fetch_dirty,
-	.mem_written	= soft_mem_written,
-	.run		= soft_run,
-	.complete	= soft_complete,
-	.kick		= soft_kick,
-	.get		= soft_get,
-	.set		= soft_set,
-	.msi		= soft_msi,
-	.route		= soft_route,
-	.irqfd		= soft_irqfd,
-	.inject		= soft_inject,
-	.ready		= soft_ready,
-	.want_window	= soft_want_window,
-	.nmi		= soft_nmi,
-	.doorbell	= soft_doorbell,
-	.cpuid		= soft_cpuid,
-	.clock_get	= soft_clock_get,
-	.clock_set	= soft_clock_set,
-	.debug		= soft_debug,
-	.stats		= soft_stats,
+	.mem_written = soft_mem_written,
+	.run = soft_run,
+	.complete = soft_complete,
+	.kick = soft_kick,
+	.get = soft_get,
+	.set = soft_set,
+	.msi = soft_msi,
+	.route = soft_route,
+	.irqfd = soft_irqfd,
+	.inject = soft_inject,
+	.ready = soft_ready,
+	.want_window = soft_want_window,
+	.nmi = soft_nmi,
+	.doorbell = soft_doorbell,
+	.cpuid = soft_cpuid,
+	.clock_get = soft_clock_get,
+	.clock_set = soft_clock_set,
+	.debug = soft_debug,
+	.stats = soft_stats,
 };

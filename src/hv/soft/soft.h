@@ -39,63 +39,120 @@ struct cpu;
 struct insn;
 typedef void insn_fn(struct cpu *c, const struct insn *in);
 
-enum { R_RAX, R_RCX, R_RDX, R_RBX, R_RSP, R_RBP, R_RSI, R_RDI,
-       R_ZERO = 16,	/* always 0: "no base", "no index" */
-       R_NEXT = 17,	/* next rip: base of RIP-relative operands */
-       R_COUNT = 18 };
+enum {
+	R_RAX,
+	R_RCX,
+	R_RDX,
+	R_RBX,
+	R_RSP,
+	R_RBP,
+	R_RSI,
+	R_RDI,
+	R_ZERO = 16, /* always 0: "no base", "no index" */
+	R_NEXT = 17, /* next rip: base of RIP-relative operands */
+	R_COUNT = 18
+};
 
-enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDT, SEG_TR,
-       SEG_COUNT, SEG_SYS /* implicit supervisor access, no segment */ };
+enum {
+	SEG_ES,
+	SEG_CS,
+	SEG_SS,
+	SEG_DS,
+	SEG_FS,
+	SEG_GS,
+	SEG_LDT,
+	SEG_TR,
+	SEG_COUNT,
+	SEG_SYS /* implicit supervisor access, no segment */
+};
 
-enum { FL_CF = 1, FL_PF = 4, FL_AF = 0x10, FL_ZF = 0x40, FL_SF = 0x80,
-       FL_TF = 0x100, FL_IF = 0x200, FL_DF = 0x400, FL_OF = 0x800,
-       FL_IOPL = 0x3000, FL_NT = 0x4000, FL_RF = 0x10000, FL_VM = 0x20000,
-       FL_AC = 0x40000, FL_VIF = 0x80000, FL_VIP = 0x100000, FL_ID = 0x200000,
-       FL_ARITH = 0x8d5 };
+enum {
+	FL_CF = 1,
+	FL_PF = 4,
+	FL_AF = 0x10,
+	FL_ZF = 0x40,
+	FL_SF = 0x80,
+	FL_TF = 0x100,
+	FL_IF = 0x200,
+	FL_DF = 0x400,
+	FL_OF = 0x800,
+	FL_IOPL = 0x3000,
+	FL_NT = 0x4000,
+	FL_RF = 0x10000,
+	FL_VM = 0x20000,
+	FL_AC = 0x40000,
+	FL_VIF = 0x80000,
+	FL_VIP = 0x100000,
+	FL_ID = 0x200000,
+	FL_ARITH = 0x8d5
+};
 
-enum { VEC_DE, VEC_DB, VEC_NMI, VEC_BP, VEC_OF, VEC_BR, VEC_UD, VEC_NM, VEC_DF,
-       VEC_TS = 10, VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MF = 16, VEC_AC,
-       VEC_MC, VEC_XM };
+enum {
+	VEC_DE,
+	VEC_DB,
+	VEC_NMI,
+	VEC_BP,
+	VEC_OF,
+	VEC_BR,
+	VEC_UD,
+	VEC_NM,
+	VEC_DF,
+	VEC_TS = 10,
+	VEC_NP,
+	VEC_SS,
+	VEC_GP,
+	VEC_PF,
+	VEC_MF = 16,
+	VEC_AC,
+	VEC_MC,
+	VEC_XM
+};
 
-#define CR0_PE BIT(0)
-#define CR0_MP BIT(1)
-#define CR0_EM BIT(2)
-#define CR0_TS BIT(3)
-#define CR0_ET BIT(4)
-#define CR0_NE BIT(5)
-#define CR0_WP BIT(16)
-#define CR0_AM BIT(18)
-#define CR0_NW BIT(29)
-#define CR0_CD BIT(30)
-#define CR0_PG BIT(31)
-#define CR4_VME BIT(0)
-#define CR4_PVI BIT(1)
-#define CR4_TSD BIT(2)
-#define CR4_DE BIT(3)
-#define CR4_PSE BIT(4)
-#define CR4_PAE BIT(5)
-#define CR4_MCE BIT(6)
-#define CR4_PGE BIT(7)
-#define CR4_PCE BIT(8)
-#define CR4_OSFXSR BIT(9)
+#define CR0_PE	       BIT(0)
+#define CR0_MP	       BIT(1)
+#define CR0_EM	       BIT(2)
+#define CR0_TS	       BIT(3)
+#define CR0_ET	       BIT(4)
+#define CR0_NE	       BIT(5)
+#define CR0_WP	       BIT(16)
+#define CR0_AM	       BIT(18)
+#define CR0_NW	       BIT(29)
+#define CR0_CD	       BIT(30)
+#define CR0_PG	       BIT(31)
+#define CR4_VME	       BIT(0)
+#define CR4_PVI	       BIT(1)
+#define CR4_TSD	       BIT(2)
+#define CR4_DE	       BIT(3)
+#define CR4_PSE	       BIT(4)
+#define CR4_PAE	       BIT(5)
+#define CR4_MCE	       BIT(6)
+#define CR4_PGE	       BIT(7)
+#define CR4_PCE	       BIT(8)
+#define CR4_OSFXSR     BIT(9)
 #define CR4_OSXMMEXCPT BIT(10)
-#define CR4_UMIP BIT(11)
-#define CR4_FSGSBASE BIT(16)
-#define CR4_PCIDE BIT(17)
-#define CR4_OSXSAVE BIT(18)
-#define CR4_SMEP BIT(20)
-#define CR4_SMAP BIT(21)
-#define EFER_SCE BIT(0)
-#define EFER_LME BIT(8)
-#define EFER_LMA BIT(10)
-#define EFER_NXE BIT(11)
-#define EFER_FFXSR BIT(14)
-#define EFER_AIBRS BIT(21)
+#define CR4_UMIP       BIT(11)
+#define CR4_FSGSBASE   BIT(16)
+#define CR4_PCIDE      BIT(17)
+#define CR4_OSXSAVE    BIT(18)
+#define CR4_SMEP       BIT(20)
+#define CR4_SMAP       BIT(21)
+#define EFER_SCE       BIT(0)
+#define EFER_LME       BIT(8)
+#define EFER_LMA       BIT(10)
+#define EFER_NXE       BIT(11)
+#define EFER_FFXSR     BIT(14)
+#define EFER_AIBRS     BIT(21)
 
 /* -- decoded instructions ------------------------------------------------- */
 
-enum { IN_LOCK = 1, IN_REP = 2, IN_REPNE = 4, IN_MEM = 8, IN_ENDS = 16,
-       IN_STI = 32 /* block interrupts for one instruction after this */ };
+enum {
+	IN_LOCK = 1,
+	IN_REP = 2,
+	IN_REPNE = 4,
+	IN_MEM = 8,
+	IN_ENDS = 16,
+	IN_STI = 32 /* block interrupts for one instruction after this */
+};
 
 /*
  * 8-bit register numbers: 0-15 the low byte, 16-19 AH CH DH BH (see r8()).
@@ -108,31 +165,31 @@ struct insn {
 	insn_fn *fn;
 	uint64_t imm;
 	int64_t disp;
-	const void *aux;	/* the binder's: a thunk, a table entry */
-	uint16_t mnemonic;	/* ZydisMnemonic */
+	const void *aux;   /* the binder's: a thunk, a table entry */
+	uint16_t mnemonic; /* ZydisMnemonic */
 	uint8_t len;
-	uint8_t opsize;		/* 1 2 4 8: operand size in bytes */
-	uint8_t adsize;		/* 2 4 8 */
-	uint8_t flags;		/* IN_* */
-	uint8_t reg, rm;	/* register operands: first, second or r/m */
+	uint8_t opsize;	 /* 1 2 4 8: operand size in bytes */
+	uint8_t adsize;	 /* 2 4 8 */
+	uint8_t flags;	 /* IN_* */
+	uint8_t reg, rm; /* register operands: first, second or r/m */
 	uint8_t base, index, scale, seg;
-	uint8_t imm2;		/* second immediate; or VEX.vvvv register */
-	uint8_t memsize;	/* bytes of the memory operand, 0 unknown */
-	uint8_t nops;		/* explicit operands */
-	uint8_t cpu_mode;	/* enum cpu_mode at decode time */
-	uint8_t bytes[15];	/* the instruction itself */
+	uint8_t imm2;	   /* second immediate; or VEX.vvvv register */
+	uint8_t memsize;   /* bytes of the memory operand, 0 unknown */
+	uint8_t nops;	   /* explicit operands */
+	uint8_t cpu_mode;  /* enum cpu_mode at decode time */
+	uint8_t bytes[15]; /* the instruction itself */
 };
 
 /* Zydis' view, handed to the binders only (not kept). */
-struct decoded;		/* x86/decode.h */
+struct decoded; /* x86/decode.h */
 
 /* -- physical memory ------------------------------------------------------ */
 
 /* One per 4 KiB page of a slot. */
 struct soft_page {
-	_Atomic uint32_t gen;	/* +1 when code in the page changes */
-	_Atomic uint32_t state;	/* PAGE_* */
-	_Atomic uint64_t granules;	/* 64-byte pieces that hold decoded code */
+	_Atomic uint32_t gen;	   /* +1 when code in the page changes */
+	_Atomic uint32_t state;	   /* PAGE_* */
+	_Atomic uint64_t granules; /* 64-byte pieces that hold decoded code */
 };
 
 enum { PAGE_CODE = 1, PAGE_WMAP = 2 /* some TLB may hold it writable */ };
@@ -140,32 +197,36 @@ enum { PAGE_CODE = 1, PAGE_WMAP = 2 /* some TLB may hold it writable */ };
 struct soft_slot {
 	uint64_t gpa, size;
 	uint8_t *host;
-	unsigned flags;			/* HV_MEM_* */
+	unsigned flags; /* HV_MEM_* */
 	struct soft_page *pages;
-	_Atomic uint64_t *dirty;	/* NULL without HV_MEM_LOG */
+	_Atomic uint64_t *dirty; /* NULL without HV_MEM_LOG */
 };
 
 enum { SOFT_MAX_SLOTS = 256, SOFT_MAX_ROUTES = 1024 };
 
 struct soft_vm {
 	struct hv_vm vm;
-	pthread_mutex_t lock;		/* slots, routes, doorbells, exclusive */
-	struct soft_slot slot[SOFT_MAX_SLOTS];	/* changed in a stopped world */
+	pthread_mutex_t lock; /* slots, routes, doorbells, exclusive */
+	struct soft_slot slot[SOFT_MAX_SLOTS]; /* changed in a stopped world */
 	unsigned nslots;
 	struct hv_doorbell *doorbells;
 	int *doorbell_fds;
 	unsigned ndoorbells;
-	struct { uint64_t addr; uint32_t data; int fd; } route[SOFT_MAX_ROUTES];
+	struct {
+		uint64_t addr;
+		uint32_t data;
+		int fd;
+	} route[SOFT_MAX_ROUTES];
 	void *irqfd_thread;
-	int64_t clock_offset;		/* kvm-clock ns = CLOCK_MONOTONIC + it */
-	struct cpu *cpu[HV_MAX_VCPUS];	/* by id, set atomically */
+	int64_t clock_offset;	       /* kvm-clock ns = CLOCK_MONOTONIC + it */
+	struct cpu *cpu[HV_MAX_VCPUS]; /* by id, set atomically */
 	/*
 	 * Lock order: world, slots, code.  Who waits for world is parked, so
 	 * its holder never waits for somebody who waits for it.
 	 */
-	pthread_mutex_t world;		/* held while the world is stopped */
-	pthread_rwlock_t slots;		/* slot table, for threads that are not vCPUs */
-	pthread_mutex_t code;		/* decoding, and forgetting decoded code */
+	pthread_mutex_t world;	/* held while the world is stopped */
+	pthread_rwlock_t slots; /* slot table, for threads that are not vCPUs */
+	pthread_mutex_t code;	/* decoding, and forgetting decoded code */
 };
 
 /* -- TLB ------------------------------------------------------------------ */
@@ -184,10 +245,10 @@ struct tlb_entry {
 enum { REPLAY_MAX = 160 };
 
 struct replay {
-	unsigned done;		/* answered accesses of this instruction */
-	unsigned at;		/* how many this attempt has consumed */
-	bool waiting;		/* entry [done] was handed to the caller */
-	bool write;		/* and it was a write: nothing to answer */
+	unsigned done; /* answered accesses of this instruction */
+	unsigned at;   /* how many this attempt has consumed */
+	bool waiting;  /* entry [done] was handed to the caller */
+	bool write;    /* and it was a write: nothing to answer */
 	uint64_t value[REPLAY_MAX];
 };
 
@@ -195,22 +256,37 @@ struct replay {
 
 struct segreg {
 	uint16_t sel;
-	uint32_t limit;		/* bytes */
-	uint32_t access;	/* as struct hv_segment */
+	uint32_t limit;	 /* bytes */
+	uint32_t access; /* as struct hv_segment */
 	uint64_t base;
 };
 
-#define SEG_A_UNUSABLE	BIT(16)
-#define SEG_A_DB	BIT(14)
-#define SEG_A_L		BIT(13)
-#define SEG_A_P		BIT(7)
-#define SEG_A_S		BIT(4)
+#define SEG_A_UNUSABLE BIT(16)
+#define SEG_A_DB       BIT(14)
+#define SEG_A_L	       BIT(13)
+#define SEG_A_P	       BIT(7)
+#define SEG_A_S	       BIT(4)
 
-enum cpu_mode { MODE_REAL, MODE_VM86, MODE_P16, MODE_P32, MODE_C16, MODE_C32,
-		MODE_64 };
+enum cpu_mode {
+	MODE_REAL,
+	MODE_VM86,
+	MODE_P16,
+	MODE_P32,
+	MODE_C16,
+	MODE_C32,
+	MODE_64
+};
 
-enum { REQ_KICK = 1, REQ_IRQ = 2, REQ_TLB = 4, REQ_STOP = 8, REQ_INIT = 16,
-       REQ_SIPI = 32, REQ_NMI = 64, REQ_WINDOW = 128 };
+enum {
+	REQ_KICK = 1,
+	REQ_IRQ = 2,
+	REQ_TLB = 4,
+	REQ_STOP = 8,
+	REQ_INIT = 16,
+	REQ_SIPI = 32,
+	REQ_NMI = 64,
+	REQ_WINDOW = 128
+};
 
 /* Why the interpreter was left by longjmp. */
 enum { LEAVE_FAULT = 1, LEAVE_EXIT = 2, LEAVE_RESTART = 3 };
@@ -223,16 +299,19 @@ struct cpu {
 	uint64_t rip, rflags;
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0;
 	struct segreg seg[SEG_COUNT];
-	struct { uint64_t base; uint16_t limit; } gdtr, idtr;
+	struct {
+		uint64_t base;
+		uint16_t limit;
+	} gdtr, idtr;
 	uint64_t dr[4], dr6, dr7;
-	uint64_t pdpte[4];		/* PAE without long mode */
+	uint64_t pdpte[4]; /* PAE without long mode */
 
 	/* Derived, by cpu_update_mode(): */
 	enum cpu_mode mode;
 	uint8_t cpl;
-	uint8_t mmu;			/* MMU_* of ordinary accesses */
-	bool flat;			/* 64-bit, or DS ES SS are 0..4G */
-	uint32_t mode_key;		/* all that decoding and binding depend on */
+	uint8_t mmu;	   /* MMU_* of ordinary accesses */
+	bool flat;	   /* 64-bit, or DS ES SS are 0..4G */
+	uint32_t mode_key; /* all that decoding and binding depend on */
 
 	/* XSAVE standard format: legacy 512, header 64, YMM high at 576. */
 	uint8_t fpu[1024] __attribute__((aligned(64)));
@@ -253,50 +332,50 @@ struct cpu {
 	/* Events. */
 	struct {
 		bool pending, has_error;
-		uint8_t kind;		/* enum event_kind */
+		uint8_t kind; /* enum event_kind */
 		uint8_t vector, ilen;
 		uint32_t error;
 		uint64_t cr2;
-	} fault;			/* set by x86_fault() before longjmp */
-	bool delivering;		/* inside x86_deliver() */
+	} fault;	 /* set by x86_fault() before longjmp */
+	bool delivering; /* inside x86_deliver() */
 	uint8_t deliver_vec;
-	bool inhibit;			/* STI shadow: no interrupt after this */
-	bool inhibit_ss;		/* MOV SS shadow: no #DB either */
+	bool inhibit;	 /* STI shadow: no interrupt after this */
+	bool inhibit_ss; /* MOV SS shadow: no #DB either */
 	bool nmi_masked;
 	_Atomic bool nmi_pending;
-	bool extint;			/* hv_vcpu_inject()ed vector waits */
+	bool extint; /* hv_vcpu_inject()ed vector waits */
 	uint8_t extint_vector;
 	enum hv_mp_state mp;
 	uint32_t sipi_vector;
-	unsigned debug;			/* HV_DEBUG_* */
+	unsigned debug; /* HV_DEBUG_* */
 
 	/* Asked for by other threads; looked at between blocks. */
 	_Atomic uint32_t request;
 	_Atomic bool want_window;
-	_Atomic uint32_t asleep;	/* futex: 1 while halted */
-	_Atomic uint32_t parked;	/* 1: outside the interpreter or stopped */
+	_Atomic uint32_t asleep; /* futex: 1 while halted */
+	_Atomic uint32_t parked; /* 1: outside the interpreter or stopped */
 
 	jmp_buf env;
-	struct hv_exit *exit;		/* the caller's, valid inside run */
+	struct hv_exit *exit; /* the caller's, valid inside run */
 	struct replay replay;
-	bool leave_block;		/* the running block changed: end it */
-	bool world_held;		/* this vCPU has stopped the others */
-	bool irq_check;			/* the APIC may have something to deliver */
-	uint64_t tlb_touched[MMU_COUNT];	/* pieces of 64 entries in use */
+	bool leave_block; /* the running block changed: end it */
+	bool world_held;  /* this vCPU has stopped the others */
+	bool irq_check;	  /* the APIC may have something to deliver */
+	uint64_t tlb_touched[MMU_COUNT]; /* pieces of 64 entries in use */
 	/* Range of the large pages in the TLB, by half of the address space:
 	 * INVLPG inside it cannot know which entries are pieces of one. */
 	uint64_t large_lo[2], large_hi[2];
-	uint64_t tlb_gen;		/* +1 at each flush */
+	uint64_t tlb_gen; /* +1 at each flush */
 	struct tlb_entry *tlb[MMU_COUNT];
 	struct block_cache *cache;
-	void *fpu_cache;		/* x86/fpu.c: generated code */
+	void *fpu_cache; /* x86/fpu.c: generated code */
 	struct hv_cpuid cpuid[64];
 	unsigned ncpuid;
 	struct hv_stats stats;
 	bool interp_only;
 };
 
-#define to_cpu(v) container_of(v, struct cpu, vcpu)
+#define to_cpu(v)  container_of(v, struct cpu, vcpu)
 #define to_soft(v) container_of(v, struct soft_vm, vm)
 
 /* -- leaving an instruction ----------------------------------------------- */
@@ -304,11 +383,11 @@ struct cpu {
 _Noreturn void x86_fault(struct cpu *c, unsigned vector, uint32_t error);
 _Noreturn void x86_fault_noerr(struct cpu *c, unsigned vector);
 _Noreturn void x86_page_fault(struct cpu *c, uint64_t va, uint32_t error);
-_Noreturn void cpu_leave(struct cpu *c);	/* c->exit is filled */
+_Noreturn void cpu_leave(struct cpu *c); /* c->exit is filled */
 _Noreturn void cpu_error(struct cpu *c, const char *fmt, ...);
-#define x86_ud(c) x86_fault_noerr(c, VEC_UD)
+#define x86_ud(c)    x86_fault_noerr(c, VEC_UD)
 #define x86_gp(c, e) x86_fault(c, VEC_GP, e)
-#define x86_nm(c) x86_fault_noerr(c, VEC_NM)
+#define x86_nm(c)    x86_fault_noerr(c, VEC_NM)
 
 /* -- memory (mem.c; fast paths inline in mem.h) --------------------------- */
 
@@ -366,9 +445,9 @@ enum { ACC_READ, ACC_WRITE, ACC_EXEC };
 
 struct walk {
 	uint64_t gpa;
-	bool writable;	/* may be filled writable (D is set) */
+	bool writable; /* may be filled writable (D is set) */
 	bool readable, executable, global;
-	uint8_t page_shift;	/* 12, 21, 22, 30 */
+	uint8_t page_shift; /* 12, 21, 22, 30 */
 };
 
 /* Raises #PF, or returns the translation with A (and D for writes) set. */
@@ -386,8 +465,13 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in);
 
 /* event.c: deliver through the IDT.  Faults inside are the caller's loop's. */
-enum event_kind { EVENT_FAULT, EVENT_INT, EVENT_SOFT_INT, EVENT_ICEBP,
-		  EVENT_NMI };
+enum event_kind {
+	EVENT_FAULT,
+	EVENT_INT,
+	EVENT_SOFT_INT,
+	EVENT_ICEBP,
+	EVENT_NMI
+};
 void x86_deliver(struct cpu *c, enum event_kind kind, uint8_t vector,
 		 bool has_error, uint32_t error);
 void x86_shutdown(struct cpu *c) __attribute__((noreturn));
@@ -408,9 +492,9 @@ uint64_t cpu_tsc(struct cpu *c);
 int lapic_init(struct cpu *c);
 void lapic_finish(struct cpu *c);
 void lapic_reset(struct cpu *c, bool init_only);
-bool lapic_has_irq(struct cpu *c);	/* some vector above PPR */
-int lapic_ack(struct cpu *c);		/* vector now in service, or -1 */
-void lapic_poll(struct cpu *c);		/* fire the timer when due */
+bool lapic_has_irq(struct cpu *c); /* some vector above PPR */
+int lapic_ack(struct cpu *c);	   /* vector now in service, or -1 */
+void lapic_poll(struct cpu *c);	   /* fire the timer when due */
 /* CLOCK_MONOTONIC ns of the timer's next expiry, UINT64_MAX: none */
 uint64_t lapic_deadline(struct cpu *c);
 uint32_t lapic_mmio_read(struct cpu *c, uint32_t off);
@@ -428,8 +512,8 @@ int lapic_set(struct cpu *c, const uint8_t *regs);
 /* kvmpv.c */
 bool kvmpv_msr_read(struct cpu *c, uint32_t index, uint64_t *value);
 bool kvmpv_msr_write(struct cpu *c, uint32_t index, uint64_t value);
-void kvmpv_enter(struct cpu *c);	/* start of each run: refresh the clock */
-uint64_t kvmpv_hypercall(struct cpu *c);	/* vmcall: result for rax */
+void kvmpv_enter(struct cpu *c); /* start of each run: refresh the clock */
+uint64_t kvmpv_hypercall(struct cpu *c); /* vmcall: result for rax */
 
 /* fpu.c */
 void fpu_reset(struct cpu *c);

@@ -9,17 +9,16 @@
 
 #include "hv/soft/x86/lapic.h"
 
-#define RFLAGS_KNOWN	0x3f7fd7ull
-#define CR4_KNOWN	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | \
-			 CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | \
-			 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | \
-			 CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | \
-			 CR4_SMAP)
-#define CR0_KNOWN	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | \
-			 CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define EFER_KNOWN	(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | \
-			 EFER_AIBRS)
-#define ACCESS_KNOWN	0x1f0ffu
+#define RFLAGS_KNOWN 0x3f7fd7ull
+#define CR4_KNOWN \
+	(CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | \
+	 CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | \
+	 CR4_FSGSBASE | CR4_PCIDE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP)
+#define CR0_KNOWN \
+	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | \
+	 CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define EFER_KNOWN   (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AIBRS)
+#define ACCESS_KNOWN 0x1f0ffu
 
 enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0 };
 
@@ -28,15 +27,64 @@ enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b, MSR_TSC_DEADLINE = 0x6e0 };
  * before what is counted from it.
  */
 static const uint32_t kept[] = {
-	MSR_TSC, MSR_TSC_ADJUST,
-	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000102,
-	0xc0000103, 0x174, 0x175, 0x176, 0x277, 0x1a0, 0x48, 0x17a,
-	0x2ff, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c,
-	0x26d, 0x26e, 0x26f, 0x200, 0x201, 0x202, 0x203, 0x204, 0x205,
-	0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e,
-	0x20f, 0x400, 0x404, 0x408, 0x40c, 0x410, 0x414, 0x418, 0x41c,
-	0x420, 0x424,
-	0x4b564d00, 0x4b564d01, 0x4b564d03, 0x4b564d04, 0x4b564d05,
+	MSR_TSC,
+	MSR_TSC_ADJUST,
+	0xc0000081,
+	0xc0000082,
+	0xc0000083,
+	0xc0000084,
+	0xc0000102,
+	0xc0000103,
+	0x174,
+	0x175,
+	0x176,
+	0x277,
+	0x1a0,
+	0x48,
+	0x17a,
+	0x2ff,
+	0x250,
+	0x258,
+	0x259,
+	0x268,
+	0x269,
+	0x26a,
+	0x26b,
+	0x26c,
+	0x26d,
+	0x26e,
+	0x26f,
+	0x200,
+	0x201,
+	0x202,
+	0x203,
+	0x204,
+	0x205,
+	0x206,
+	0x207,
+	0x208,
+	0x209,
+	0x20a,
+	0x20b,
+	0x20c,
+	0x20d,
+	0x20e,
+	0x20f,
+	0x400,
+	0x404,
+	0x408,
+	0x40c,
+	0x410,
+	0x414,
+	0x418,
+	0x41c,
+	0x420,
+	0x424,
+	0x4b564d00,
+	0x4b564d01,
+	0x4b564d03,
+	0x4b564d04,
+	0x4b564d05,
 	MSR_TSC_DEADLINE,
 };
 
@@ -142,8 +190,7 @@ static bool system_valid(const struct cpu *c, const struct hv_state *s)
 	uint64_t phys = BIT(c->vm->vm.caps.phys_bits) - 1;
 	bool pg = s->cr0 & CR0_PG, lma = s->efer & EFER_LMA;
 
-	if (s->cr0 & ~CR0_KNOWN || s->cr4 & ~CR4_KNOWN ||
-	    s->efer & ~EFER_KNOWN)
+	if (s->cr0 & ~CR0_KNOWN || s->cr4 & ~CR4_KNOWN || s->efer & ~EFER_KNOWN)
 		return false;
 	if (pg && !(s->cr0 & CR0_PE))
 		return false;
@@ -174,8 +221,8 @@ static bool event_valid(const struct hv_state *s)
 {
 	if ((unsigned)s->event.mp > HV_MP_INIT_RECEIVED)
 		return false;
-	if (s->event.exception && (s->event.vector > 31 ||
-				   s->event.vector == VEC_NMI))
+	if (s->event.exception &&
+	    (s->event.vector > 31 || s->event.vector == VEC_NMI))
 		return false;
 	return s->event.sipi_vector <= 0xff;
 }
@@ -236,25 +283,15 @@ static bool set_msr(struct cpu *c, const struct hv_msr_value *m)
 	uint64_t ignored;
 
 	switch (m->index) {
-	case MSR_TSC:
-		soft_set_tsc(c, m->value);
-		return true;
-	case MSR_TSC_ADJUST:
-		c->msr.tsc_adjust = m->value;
-		return true;
-	case MSR_TSC_DEADLINE:
-		lapic_force_deadline(c, m->value);
-		return true;
+	case MSR_TSC: soft_set_tsc(c, m->value); return true;
+	case MSR_TSC_ADJUST: c->msr.tsc_adjust = m->value; return true;
+	case MSR_TSC_DEADLINE: lapic_force_deadline(c, m->value); return true;
 	case 0x11:
-	case 0x4b564d00:	/* the guest's memory has it already */
+	case 0x4b564d00: /* the guest's memory has it already */
 		c->msr.kvm_wall = m->value;
 		return true;
-	case 0x4b564d03:
-		c->msr.kvm_steal = m->value;
-		return true;
-	case 0x4b564d04:
-		c->msr.kvm_eoi = m->value & ~2ull;
-		return true;
+	case 0x4b564d03: c->msr.kvm_steal = m->value; return true;
+	case 0x4b564d04: c->msr.kvm_eoi = m->value & ~2ull; return true;
 	}
 	if (msr_write(c, m->index, m->value))
 		return true;

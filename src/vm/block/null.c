@@ -36,10 +36,10 @@ static void null_drain(struct block *b)
 }
 
 const struct block_ops block_null = {
-	.name	= "null",
-	.size	= sizeof(struct block),
-	.open	= null_open,
-	.close	= null_close,
-	.submit	= null_submit,
-	.drain	= null_drain,
+	.name = "null",
+	.size = sizeof(struct block),
+	.open = null_open,
+	.close = null_close,
+	.submit = null_submit,
+	.drain = null_drain,
 };

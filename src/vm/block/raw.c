@@ -19,21 +19,21 @@
 #include "base/error.h"
 
 enum {
-	THREADS = 4,		/* enough to keep an SSD's queue filled a bit */
-	IOVS = 256,		/* pieces given to the kernel at once */
+	THREADS = 4, /* enough to keep an SSD's queue filled a bit */
+	IOVS = 256,  /* pieces given to the kernel at once */
 };
 
 /* (i) constant after open   (l) under lock */
 struct raw {
 	struct block block;
-	int fd;					/* (i) */
-	pthread_t thread[THREADS];		/* (i) */
-	unsigned nthreads;			/* (i) */
+	int fd;			   /* (i) */
+	pthread_t thread[THREADS]; /* (i) */
+	unsigned nthreads;	   /* (i) */
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle;
-	struct block_req *first, **last;	/* (l) linked by ->back */
-	unsigned inflight;			/* (l) queued and running */
-	bool quit;				/* (l) */
+	struct block_req *first, **last; /* (l) linked by ->back */
+	unsigned inflight;		 /* (l) queued and running */
+	bool quit;			 /* (l) */
 };
 
 static struct raw *to_raw(struct block *b)
@@ -70,13 +70,13 @@ static int transfer(struct raw *r, const struct block_req *req)
 		memcpy(part, iov, n * sizeof(part[0]));
 		part[0].iov_base = (char *)part[0].iov_base + off;
 		part[0].iov_len -= off;
-		done = req->op == BLOCK_READ ? preadv(r->fd, part, n, pos) :
-					       pwritev(r->fd, part, n, pos);
+		done = req->op == BLOCK_READ ? preadv(r->fd, part, n, pos)
+					     : pwritev(r->fd, part, n, pos);
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done < 0)
 			return -errno;
-		if (!done)	/* the file was cut behind our back */
+		if (!done) /* the file was cut behind our back */
 			return -EIO;
 		pos += done;
 		left -= MIN(left, (uint64_t)done);
@@ -120,10 +120,8 @@ static int perform(struct raw *r, const struct block_req *req)
 
 	switch (req->op) {
 	case BLOCK_READ:
-	case BLOCK_WRITE:
-		return transfer(r, req);
-	case BLOCK_FLUSH:
-		return fdatasync(r->fd) ? -errno : 0;
+	case BLOCK_WRITE: return transfer(r, req);
+	case BLOCK_FLUSH: return fdatasync(r->fd) ? -errno : 0;
 	case BLOCK_DISCARD:
 		/* A hint: a file system that cannot is no error. */
 		ret = punch(r, req, FALLOC_FL_PUNCH_HOLE);
@@ -132,8 +130,9 @@ static int perform(struct raw *r, const struct block_req *req)
 		ret = punch(r, req, FALLOC_FL_ZERO_RANGE);
 		if (ret == -EOPNOTSUPP)
 			ret = punch(r, req, FALLOC_FL_PUNCH_HOLE);
-		return ret == -EOPNOTSUPP ?
-		       write_zeros(r, req->offset, req->len) : ret;
+		return ret == -EOPNOTSUPP
+			       ? write_zeros(r, req->offset, req->len)
+			       : ret;
 	}
 	return -EINVAL;
 }
@@ -224,13 +223,16 @@ static int find_size(struct raw *r, const char *path, struct husk_error *err)
 				 path);
 	}
 	if (!r->block.size)
-		return error_set(err, -EINVAL, "%s: is empty; give it a size "
-				 "with truncate -s 20G", path);
+		return error_set(err, -EINVAL,
+				 "%s: is empty; give it a size "
+				 "with truncate -s 20G",
+				 path);
 	if (r->block.size % 512)
-		return error_set(err, -EINVAL, "%s: its size of %llu bytes is "
+		return error_set(err, -EINVAL,
+				 "%s: its size of %llu bytes is "
 				 "not a multiple of 512; if it is a raw image,"
-				 " round it up with truncate -s %%512", path,
-				 (unsigned long long)r->block.size);
+				 " round it up with truncate -s %%512",
+				 path, (unsigned long long)r->block.size);
 	return 0;
 }
 
@@ -245,9 +247,11 @@ static int lock_file(struct raw *r, const char *path, struct husk_error *err)
 	if (!fcntl(r->fd, F_OFD_SETLK, &lock))
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
-		return error_set(err, -EBUSY, "%s: is in use by another "
+		return error_set(err, -EBUSY,
+				 "%s: is in use by another "
 				 "machine; stop that one or attach the disk "
-				 "read-only to both", path);
+				 "read-only to both",
+				 path);
 	/* File systems without locks exist; the disk works all the same. */
 	if (errno == ENOLCK || errno == EINVAL || errno == EOPNOTSUPP)
 		return 0;
@@ -263,7 +267,7 @@ static int raw_open(struct block *b, const struct block_config *cfg,
 	r->last = &r->first;
 	/* NONBLOCK: a FIFO must not keep us waiting before we can refuse it. */
 	r->fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) |
-		     O_CLOEXEC | O_NONBLOCK);
+					O_CLOEXEC | O_NONBLOCK);
 	if (r->fd < 0 && errno == EISDIR)
 		return error_set(err, -EISDIR, "%s: is a directory", cfg->path);
 	if (r->fd < 0)
@@ -319,10 +323,10 @@ static void raw_drain(struct block *b)
 }
 
 const struct block_ops block_raw = {
-	.name	= "raw",
-	.size	= sizeof(struct raw),
-	.open	= raw_open,
-	.close	= raw_close,
-	.submit	= raw_submit,
-	.drain	= raw_drain,
+	.name = "raw",
+	.size = sizeof(struct raw),
+	.open = raw_open,
+	.close = raw_close,
+	.submit = raw_submit,
+	.drain = raw_drain,
 };

@@ -10,29 +10,42 @@
 #include "vm/chips.h"
 
 enum {
-	TABLES = 0xe0000,	/* where systems look for the RSDP */
-	ROOM = 0x4000,		/* far more than VM_MAX_CPUS need */
-	FACS = 0x40, FACS_END = 0x80, HEADER = 36,
+	TABLES = 0xe0000, /* where systems look for the RSDP */
+	ROOM = 0x4000,	  /* far more than VM_MAX_CPUS need */
+	FACS = 0x40,
+	FACS_END = 0x80,
+	HEADER = 36,
 	LAPIC_BASE = 0xfee00000u,
-	RESET_PORT = 0xcf9, RESET_VALUE = 6,
-	SLP_TYP_S5 = 5,		/* what acpi_pm.c takes for off */
-	GAS_MEMORY = 0, GAS_IO = 1,
+	RESET_PORT = 0xcf9,
+	RESET_VALUE = 6,
+	SLP_TYP_S5 = 5, /* what acpi_pm.c takes for off */
+	GAS_MEMORY = 0,
+	GAS_IO = 1,
 };
 
 /* FADT flags */
 enum {
-	WBINVD = 1 << 0, PROC_C1 = 1 << 2,
-	SLP_BUTTON = 1 << 5,	/* set: no fixed sleep button */
-	TMR_VAL_EXT = 1 << 8, RESET_REG_SUP = 1 << 10,
+	WBINVD = 1 << 0,
+	PROC_C1 = 1 << 2,
+	SLP_BUTTON = 1 << 5, /* set: no fixed sleep button */
+	TMR_VAL_EXT = 1 << 8,
+	RESET_REG_SUP = 1 << 10,
 };
 
 enum { ARCH_LEGACY = 1 << 0, ARCH_8042 = 1 << 1 };
 
 /* AML opcodes */
 enum {
-	OP_NAME = 0x08, OP_BYTE = 0x0a, OP_WORD = 0x0b, OP_STRING = 0x0d,
-	OP_DWORD = 0x0c, OP_SCOPE = 0x10, OP_BUFFER = 0x11,
-	OP_PACKAGE = 0x12, OP_EXT = 0x5b, OP_DEVICE = 0x82,
+	OP_NAME = 0x08,
+	OP_BYTE = 0x0a,
+	OP_WORD = 0x0b,
+	OP_STRING = 0x0d,
+	OP_DWORD = 0x0c,
+	OP_SCOPE = 0x10,
+	OP_BUFFER = 0x11,
+	OP_PACKAGE = 0x12,
+	OP_EXT = 0x5b,
+	OP_DEVICE = 0x82,
 };
 
 /* Everything is appended to one image of the area at TABLES. */
@@ -103,9 +116,9 @@ static size_t table_begin(struct image *m, const char *sig, unsigned rev)
 	put_zeroes(m, -m->len & 15);
 	at = m->len;
 	put_text(m, sig);
-	put(m, 0, 4);			/* length */
+	put(m, 0, 4); /* length */
 	put(m, rev, 1);
-	put(m, 0, 1);			/* checksum */
+	put(m, 0, 1); /* checksum */
 	put_text(m, "HUSK  ");
 	put_text(m, "HUSKPC  ");
 	put(m, 1, 4);
@@ -191,7 +204,7 @@ static struct crs crs_begin(struct image *m)
 
 static void crs_end(struct image *m, struct crs c)
 {
-	put(m, 0x0079, 2);		/* end tag, no checksum */
+	put(m, 0x0079, 2); /* end tag, no checksum */
 	set(m, c.start - 2, m->len - c.start, 2);
 	pkg_end(m, c.pkg);
 }
@@ -199,7 +212,7 @@ static void crs_end(struct image *m, struct crs c)
 static void res_io(struct image *m, uint16_t port, uint8_t len)
 {
 	put(m, 0x47, 1);
-	put(m, 1, 1);			/* 16 bits decoded */
+	put(m, 1, 1); /* 16 bits decoded */
 	put(m, port, 2);
 	put(m, port, 2);
 	put(m, 1, 1);
@@ -216,7 +229,7 @@ static void res_mem(struct image *m, uint32_t base, uint32_t len)
 {
 	put(m, 0x86, 1);
 	put(m, 9, 2);
-	put(m, 1, 1);			/* writable */
+	put(m, 1, 1); /* writable */
 	put(m, base, 4);
 	put(m, len, 4);
 }
@@ -228,7 +241,7 @@ static void res_window(struct image *m, unsigned size, unsigned type,
 	put(m, size == 2 ? 0x88 : 0x87, 1);
 	put(m, 3 + 5 * size, 2);
 	put(m, type, 1);
-	put(m, 0x0c, 1);		/* both ends fixed */
+	put(m, 0x0c, 1); /* both ends fixed */
 	put(m, flags, 1);
 	put(m, 0, size);
 	put(m, min, size);
@@ -348,11 +361,11 @@ static size_t fadt(struct image *m, size_t dsdt_at)
 	set(m, at + 89, 2, 1);
 	set(m, at + 91, 4, 1);
 	set(m, at + 92, 4, 1);
-	set(m, at + 96, 0xffff, 2);	/* neither C2 */
-	set(m, at + 98, 0xffff, 2);	/* nor C3 */
+	set(m, at + 96, 0xffff, 2); /* neither C2 */
+	set(m, at + 98, 0xffff, 2); /* nor C3 */
 	set(m, at + 109, ARCH_LEGACY | ARCH_8042, 2);
-	set(m, at + 112, WBINVD | PROC_C1 | SLP_BUTTON | TMR_VAL_EXT |
-			 RESET_REG_SUP, 4);
+	set(m, at + 112,
+	    WBINVD | PROC_C1 | SLP_BUTTON | TMR_VAL_EXT | RESET_REG_SUP, 4);
 	set_gas(m, at + 116, GAS_IO, 8, 1, RESET_PORT);
 	set(m, at + 128, RESET_VALUE, 1);
 	/* X_FIRMWARE_CTRL (132) stays 0: only one of the two may be used. */
@@ -380,7 +393,7 @@ static size_t madt(struct image *m, unsigned ncpus)
 	size_t at = table_begin(m, "APIC", 4);
 
 	put(m, LAPIC_BASE, 4);
-	put(m, 1, 4);			/* there are 8259s as well */
+	put(m, 1, 4); /* there are 8259s as well */
 	for (unsigned i = 0; i < ncpus; i++) {
 		put(m, 0x0800, 2);
 		put(m, i, 1);
@@ -392,8 +405,8 @@ static size_t madt(struct image *m, unsigned ncpus)
 	put(m, IOAPIC_BASE, 4);
 	put(m, 0, 4);
 	override(m, 0, 2, 0);
-	override(m, ACPI_SCI, ACPI_SCI, 0x0d);	/* level, active high */
-	put(m, 0x0604, 2);		/* NMI: every CPU, LINT1 */
+	override(m, ACPI_SCI, ACPI_SCI, 0x0d); /* level, active high */
+	put(m, 0x0604, 2);		       /* NMI: every CPU, LINT1 */
 	put(m, 0xff, 1);
 	put(m, 0, 2);
 	put(m, 1, 1);
@@ -426,8 +439,7 @@ static size_t mcfg(struct image *m)
 	return at;
 }
 
-static size_t root(struct image *m, const size_t *table, unsigned n,
-		   bool wide)
+static size_t root(struct image *m, const size_t *table, unsigned n, bool wide)
 {
 	size_t at = table_begin(m, wide ? "XSDT" : "RSDT", 1);
 

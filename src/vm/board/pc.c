@@ -52,7 +52,8 @@ static void console_output(void *sink, const void *data, size_t len)
 	struct vm *vm = sink;
 
 	if (vm->output[VM_CONSOLE])
-		vm->output[VM_CONSOLE](vm->output_opaque[VM_CONSOLE], data, len);
+		vm->output[VM_CONSOLE](vm->output_opaque[VM_CONSOLE], data,
+				       len);
 }
 
 static struct dev *add(struct vm *vm, const struct dev_class *class,
@@ -92,8 +93,8 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 	struct virtio_console_arg console = { console_output, vm };
 	char id[16];
 
-	vm->console = add(vm, &virtio_console_class.dev, "console0", &console,
-			  err);
+	vm->console =
+		add(vm, &virtio_console_class.dev, "console0", &console, err);
 	if (!vm->console)
 		return -ENOMEM;
 	for (unsigned i = 0; i < 1 + cfg->nrngs; i++) {
@@ -144,8 +145,8 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	fw_cfg_add(vm->fw_cfg, 5, &ncpus, 2);
 	fw_cfg_add(vm->fw_cfg, 3, &ram, 8);
 	fw_cfg_add(vm->fw_cfg, 0xf, &ncpus, 2);
-	if (cfg->debug_exit && !add(vm, &debug_exit_class, "debug-exit", NULL,
-				    err))
+	if (cfg->debug_exit &&
+	    !add(vm, &debug_exit_class, "debug-exit", NULL, err))
 		goto err;
 	if (cfg->testdev && !add(vm, &testdev_class, "testdev", &testdev, err))
 		goto err;

@@ -16,9 +16,15 @@
 #include "vm/chips.h"
 
 enum {
-	COMMAND = 4, STATUS = 6, BAR0 = 0x10, CAP_PTR = 0x34,
-	CMD_IO = 1, CMD_MEM = 2, STATUS_CAPS = 0x10,
-	CAP_MSIX = 0x11, SLOTS = 32,
+	COMMAND = 4,
+	STATUS = 6,
+	BAR0 = 0x10,
+	CAP_PTR = 0x34,
+	CMD_IO = 1,
+	CMD_MEM = 2,
+	STATUS_CAPS = 0x10,
+	CAP_MSIX = 0x11,
+	SLOTS = 32,
 };
 
 /* A region knows its device only; this one knows the BAR too. */
@@ -87,7 +93,8 @@ static void window_write(struct dev *dev, uint64_t off, uint64_t v,
 }
 
 static const struct region_ops window_ops = {
-	.read = window_read, .write = window_write,
+	.read = window_read,
+	.write = window_write,
 };
 
 /* Where the guest wants the BAR; 0: nowhere. */
@@ -216,8 +223,7 @@ static uint64_t data_read(struct dev *dev, uint64_t off, unsigned size)
 			   (h->select & 0xfc) + off, size);
 }
 
-static void data_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void data_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct pci_host *h = host_of(dev);
 
@@ -231,14 +237,13 @@ static uint64_t ecam_read(struct dev *dev, uint64_t off, unsigned size)
 	return config_read(&host_of(dev)->bus, off >> 12, off & 0xfff, size);
 }
 
-static void ecam_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void ecam_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	config_write(&host_of(dev)->bus, off >> 12, off & 0xfff, size, v);
 }
 
-static const struct region_ops address_ops = { address_read, address_write,
-					       1, 4 };
+static const struct region_ops address_ops = { address_read, address_write, 1,
+					       4 };
 static const struct region_ops data_ops = { data_read, data_write, 1, 4 };
 static const struct region_ops ecam_ops = { ecam_read, ecam_write, 1, 4 };
 
@@ -343,7 +348,8 @@ static int place_bars(struct pci_bus *bus, struct pci_func *f)
 				    (o == f && m >= n))
 					continue;
 				base = get(&o->config[BAR0 + 4 * m],
-					   o->bar[m].mem64 ? 8 : 4) & ~0xfull;
+					   o->bar[m].mem64 ? 8 : 4) &
+				       ~0xfull;
 				end = base + MAX(o->bar[m].size, 4096ull);
 				if (at >= end || at + b->size <= base)
 					continue;
@@ -353,8 +359,8 @@ static int place_bars(struct pci_bus *bus, struct pci_func *f)
 		} while (moved);
 		if (at + b->size > MMIO32_END)
 			return -ENOSPC;
-		put(&f->config[BAR0 + 4 * n],
-		    at | (b->mem64 ? 4 : 0), b->mem64 ? 8 : 4);
+		put(&f->config[BAR0 + 4 * n], at | (b->mem64 ? 4 : 0),
+		    b->mem64 ? 8 : 4);
 	}
 	return 0;
 }
@@ -367,8 +373,10 @@ static void set_windows(struct pci_bus *bus, struct pci_func *f, unsigned slot)
 		w->f = f;
 		w->bar = n;
 		f->bar[n].region = (struct region){
-			.name = f->dev->id, .ops = &window_ops,
-			.dev = &w->dev, .size = f->bar[n].size,
+			.name = f->dev->id,
+			.ops = &window_ops,
+			.dev = &w->dev,
+			.size = f->bar[n].size,
 		};
 	}
 }
@@ -508,15 +516,9 @@ static void table_write(struct pci_func *f, uint64_t off, uint32_t v)
 	struct msix_entry *e = &f->msix.entry[off / 16];
 
 	switch (off % 16) {
-	case 0:
-		e->addr = (e->addr & ~0xffffffffull) | (v & ~3u);
-		break;
-	case 4:
-		e->addr = (e->addr & 0xffffffff) | (uint64_t)v << 32;
-		break;
-	case 8:
-		e->data = v;
-		break;
+	case 0: e->addr = (e->addr & ~0xffffffffull) | (v & ~3u); break;
+	case 4: e->addr = (e->addr & 0xffffffff) | (uint64_t)v << 32; break;
+	case 8: e->data = v; break;
 	default:
 		e->control = v & 1;
 		msix_flush(f);
@@ -529,14 +531,10 @@ static uint32_t table_read(const struct pci_func *f, uint64_t off)
 	const struct msix_entry *e = &f->msix.entry[off / 16];
 
 	switch (off % 16) {
-	case 0:
-		return e->addr;
-	case 4:
-		return e->addr >> 32;
-	case 8:
-		return e->data;
-	default:
-		return e->control;
+	case 0: return e->addr;
+	case 4: return e->addr >> 32;
+	case 8: return e->data;
+	default: return e->control;
 	}
 }
 
@@ -560,8 +558,8 @@ bool msix_access(struct pci_func *f, unsigned bar, uint64_t off, unsigned size,
 		} else {
 			*value = table_read(f, in_table);
 			if (size == 8)
-				*value |= (uint64_t)
-					table_read(f, in_table + 4) << 32;
+				*value |= (uint64_t)table_read(f, in_table + 4)
+					  << 32;
 		}
 		return true;
 	}
@@ -595,8 +593,9 @@ static int claim(struct dev *dev, struct region *r, const char *name,
 		 const struct region_ops *ops, struct bus *bus, uint64_t base,
 		 uint64_t size)
 {
-	*r = (struct region){ .name = name, .ops = ops, .dev = dev,
-			      .size = size };
+	*r = (struct region){
+		.name = name, .ops = ops, .dev = dev, .size = size
+	};
 	return bus_add(bus, r, base);
 }
 
@@ -639,7 +638,12 @@ static int host_check(struct dev *dev)
 }
 
 const struct dev_class pci_host_class = {
-	.name = "pci-host", .size = sizeof(struct pci_host), .version = 1,
-	.init = host_init, .finish = host_finish, .reset = host_reset,
-	.state = host_state, .check = host_check,
+	.name = "pci-host",
+	.size = sizeof(struct pci_host),
+	.version = 1,
+	.init = host_init,
+	.finish = host_finish,
+	.reset = host_reset,
+	.state = host_state,
+	.check = host_check,
 };

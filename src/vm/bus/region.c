@@ -21,13 +21,13 @@ struct slot {
 	const struct region_ops *ops;
 	struct dev *dev;
 	uint64_t base, size;
-	unsigned users;			/* atomic */
-	bool orphan;			/* deleted by its own visitor */
+	unsigned users; /* atomic */
+	bool orphan;	/* deleted by its own visitor */
 };
 
 struct bus {
 	pthread_rwlock_t lock;
-	struct slot **slot;		/* by base */
+	struct slot **slot; /* by base */
 	unsigned count, room;
 	char name[16];
 };

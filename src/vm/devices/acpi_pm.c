@@ -10,8 +10,15 @@
 #include "vm/devices/timer.h"
 
 enum {
-	PM1_STS = 0, PM1_EN = 2, PM1_CNT = 4, PM_TMR = 8, GPE_STS = 12,
-	GPE_EN = 14, PWRBTN = 0x100, SCI_EN = 1, SLP_EN = 0x2000,
+	PM1_STS = 0,
+	PM1_EN = 2,
+	PM1_CNT = 4,
+	PM_TMR = 8,
+	GPE_STS = 12,
+	GPE_EN = 14,
+	PWRBTN = 0x100,
+	SCI_EN = 1,
+	SLP_EN = 0x2000,
 	EVENTS = 0x0721,
 };
 
@@ -30,29 +37,23 @@ static struct pm *pm_of(struct dev *dev)
 
 static void update(struct pm *p)
 {
-	irq_set(&p->sci, (p->sts & p->en & EVENTS) ||
-			 (p->gpe_sts & p->gpe_en));
+	irq_set(&p->sci, (p->sts & p->en & EVENTS) || (p->gpe_sts & p->gpe_en));
 }
 
 static uint64_t word(struct pm *p, unsigned off)
 {
 	switch (off) {
-	case PM1_STS:
-		return p->sts;
-	case PM1_EN:
-		return p->en;
-	case PM1_CNT:
-		return p->cnt | SCI_EN;
+	case PM1_STS: return p->sts;
+	case PM1_EN: return p->en;
+	case PM1_CNT: return p->cnt | SCI_EN;
 	case PM_TMR:
 	case PM_TMR + 2:
 		return (uint32_t)((unsigned __int128)dev_now(&p->dev) *
-				  3579545 / 1000000000) >> (off & 2) * 8;
-	case GPE_STS:
-		return p->gpe_sts;
-	case GPE_EN:
-		return p->gpe_en;
-	default:
-		return 0;
+				  3579545 / 1000000000) >>
+		       (off & 2) * 8;
+	case GPE_STS: return p->gpe_sts;
+	case GPE_EN: return p->gpe_en;
+	default: return 0;
 	}
 }
 
@@ -75,23 +76,15 @@ static uint64_t pm_read(struct dev *dev, uint64_t off, unsigned size)
 static void write_word(struct pm *p, unsigned off, uint16_t v, uint16_t mask)
 {
 	switch (off) {
-	case PM1_STS:
-		p->sts &= ~(v & mask);
-		break;
-	case PM1_EN:
-		p->en = (p->en & ~mask) | (v & mask & EVENTS);
-		break;
+	case PM1_STS: p->sts &= ~(v & mask); break;
+	case PM1_EN: p->en = (p->en & ~mask) | (v & mask & EVENTS); break;
 	case PM1_CNT:
 		p->cnt = (p->cnt & ~mask) | (v & mask & 0x1c02);
 		if ((v & mask & SLP_EN) && ((p->cnt >> 10) & 7) == 5)
 			chip_request(&p->dev, REQUEST_POWEROFF, 0);
 		break;
-	case GPE_STS:
-		p->gpe_sts &= ~(v & mask);
-		break;
-	case GPE_EN:
-		p->gpe_en = (p->gpe_en & ~mask) | (v & mask);
-		break;
+	case GPE_STS: p->gpe_sts &= ~(v & mask); break;
+	case GPE_EN: p->gpe_en = (p->gpe_en & ~mask) | (v & mask); break;
 	}
 	update(p);
 }
@@ -187,7 +180,12 @@ static int pm_check(struct dev *dev)
 }
 
 const struct dev_class acpi_pm_class = {
-	.name = "acpi-pm", .size = sizeof(struct pm), .version = 1,
-	.init = pm_init, .finish = pm_finish, .reset = pm_reset,
-	.state = pm_state, .check = pm_check,
+	.name = "acpi-pm",
+	.size = sizeof(struct pm),
+	.version = 1,
+	.init = pm_init,
+	.finish = pm_finish,
+	.reset = pm_reset,
+	.state = pm_state,
+	.check = pm_check,
 };

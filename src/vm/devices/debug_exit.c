@@ -14,8 +14,7 @@ struct debug_exit {
 	struct region region;
 };
 
-static void exit_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void exit_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	if (off == 0)
 		chip_request(dev, REQUEST_EXIT,
@@ -59,7 +58,12 @@ static int exit_check(struct dev *dev)
 }
 
 const struct dev_class debug_exit_class = {
-	.name = "debug-exit", .size = sizeof(struct debug_exit), .version = 1,
-	.init = exit_init, .finish = exit_finish, .reset = exit_reset,
-	.state = exit_state, .check = exit_check,
+	.name = "debug-exit",
+	.size = sizeof(struct debug_exit),
+	.version = 1,
+	.init = exit_init,
+	.finish = exit_finish,
+	.reset = exit_reset,
+	.state = exit_state,
+	.check = exit_check,
 };

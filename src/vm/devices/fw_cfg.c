@@ -13,9 +13,15 @@
 #include "vm/devices/timer.h"
 
 enum {
-	KEY_SIGNATURE = 0, KEY_ID = 1, KEY_DIR = 0x19, KEY_FILES = 0x20,
+	KEY_SIGNATURE = 0,
+	KEY_ID = 1,
+	KEY_DIR = 0x19,
+	KEY_FILES = 0x20,
 	MAX_FILES = 64,
-	DMA_ERROR = 1, DMA_READ = 2, DMA_SKIP = 4, DMA_SELECT = 8,
+	DMA_ERROR = 1,
+	DMA_READ = 2,
+	DMA_SKIP = 4,
+	DMA_SELECT = 8,
 	DMA_WRITE = 16,
 };
 
@@ -150,7 +156,10 @@ static int dma_read(struct fw_cfg *fw, uint64_t gpa, uint32_t len)
 static void dma(struct fw_cfg *fw, uint64_t gpa)
 {
 	struct guest_mem *mem = fw->dev.env->mem;
-	struct { uint32_t control, len; uint64_t addr; } cmd;
+	struct {
+		uint32_t control, len;
+		uint64_t addr;
+	} cmd;
 	uint32_t control, len;
 	struct item *i;
 	int ret = 0;
@@ -201,8 +210,8 @@ static void fw_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 	} else if (off == 4 && size == 4) {
 		fw->dma_high = be32toh(v);
 	} else if (off == 8 && size == 4) {
-		uint64_t gpa = (uint64_t)fw->dma_high << 32 |
-			       be32toh((uint32_t)v);
+		uint64_t gpa =
+			(uint64_t)fw->dma_high << 32 | be32toh((uint32_t)v);
 
 		fw->dma_high = 0;
 		dma(fw, gpa);
@@ -263,7 +272,12 @@ static int fw_check(struct dev *dev)
 }
 
 const struct dev_class fw_cfg_class = {
-	.name = "fw-cfg", .size = sizeof(struct fw_cfg), .version = 1,
-	.init = fw_init, .finish = fw_finish, .reset = fw_reset,
-	.state = fw_state, .check = fw_check,
+	.name = "fw-cfg",
+	.size = sizeof(struct fw_cfg),
+	.version = 1,
+	.init = fw_init,
+	.finish = fw_finish,
+	.reset = fw_reset,
+	.state = fw_state,
+	.check = fw_check,
 };

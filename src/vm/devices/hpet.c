@@ -11,19 +11,24 @@
 
 enum { TIMERS = 3, TICK_NS = 10 };
 
-#define CAPS	(10000000ull << 32 | 0x8086a000 | (TIMERS - 1) << 8 | 1)
-#define ROUTES	0x00f00004u		/* pins 2 and 20-23 */
+#define CAPS   (10000000ull << 32 | 0x8086a000 | (TIMERS - 1) << 8 | 1)
+#define ROUTES 0x00f00004u /* pins 2 and 20-23 */
 
 enum {
-	T_LEVEL = 2, T_ENABLE = 4, T_PERIODIC = 8, T_SETVAL = 0x40,
-	T_32BIT = 0x100, T_WRITABLE = 0x3f0e | 0x40 | 0x100,
+	T_LEVEL = 2,
+	T_ENABLE = 4,
+	T_PERIODIC = 8,
+	T_SETVAL = 0x40,
+	T_32BIT = 0x100,
+	T_WRITABLE = 0x3f0e | 0x40 | 0x100,
 	T_CAPS = 0x30,
-	ENABLE = 1, LEGACY = 2,
+	ENABLE = 1,
+	LEGACY = 2,
 };
 
 struct comparator {
 	uint64_t config, cmp, period;
-	uint64_t due;			/* counter, extended to 64 bits */
+	uint64_t due; /* counter, extended to 64 bits */
 	bool armed;
 	struct chip_timer timer;
 };
@@ -32,8 +37,8 @@ struct hpet {
 	struct dev dev;
 	struct region region;
 	struct hpet_arg arg;
-	uint64_t config, isr, offset;	/* counter = ticks + offset */
-	uint64_t stopped;		/* the counter while not enabled */
+	uint64_t config, isr, offset; /* counter = ticks + offset */
+	uint64_t stopped;	      /* the counter while not enabled */
 	struct comparator t[TIMERS];
 };
 
@@ -111,8 +116,8 @@ static void fire(struct hpet *h, unsigned n)
 		/* One shot in 32 bits: again when the counter comes round. */
 		t->due += BIT(32);
 		t->armed = true;
-		chip_timer_set(&t->timer, dev_now(&h->dev) +
-			       (t->due - now) * TICK_NS);
+		chip_timer_set(&t->timer,
+			       dev_now(&h->dev) + (t->due - now) * TICK_NS);
 	}
 }
 
@@ -136,24 +141,17 @@ static uint64_t reg_read(struct hpet *h, unsigned reg)
 	unsigned n = (reg - 0x100) / 0x20;
 
 	switch (reg) {
-	case 0:
-		return CAPS;
-	case 0x10:
-		return h->config;
-	case 0x20:
-		return h->isr;
-	case 0xf0:
-		return counter(h);
+	case 0: return CAPS;
+	case 0x10: return h->config;
+	case 0x20: return h->isr;
+	case 0xf0: return counter(h);
 	}
 	if (reg < 0x100 || n >= TIMERS)
 		return 0;
 	switch (reg & 0x18) {
-	case 0:
-		return (uint64_t)ROUTES << 32 | T_CAPS | h->t[n].config;
-	case 8:
-		return h->t[n].cmp;
-	default:
-		return 0;
+	case 0: return (uint64_t)ROUTES << 32 | T_CAPS | h->t[n].config;
+	case 8: return h->t[n].cmp;
+	default: return 0;
 	}
 }
 
@@ -237,8 +235,7 @@ static uint64_t hpet_read(struct dev *dev, uint64_t off, unsigned size)
 	return off & 4 ? v >> 32 : v;
 }
 
-static void hpet_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void hpet_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct hpet *h = hpet_of(dev);
 	unsigned reg = off & ~7ull, n = (reg - 0x100) / 0x20;
@@ -293,7 +290,9 @@ static void hpet_finish(struct dev *dev)
 static int hpet_init(struct dev *dev, const void *arg, struct husk_error *err)
 {
 	static void (*const fires[TIMERS])(struct dev *) = {
-		fire0, fire1, fire2,
+		fire0,
+		fire1,
+		fire2,
 	};
 	struct hpet *h = hpet_of(dev);
 
@@ -339,7 +338,12 @@ static int hpet_check(struct dev *dev)
 }
 
 const struct dev_class hpet_class = {
-	.name = "hpet", .size = sizeof(struct hpet), .version = 1,
-	.init = hpet_init, .finish = hpet_finish, .reset = hpet_reset,
-	.state = hpet_state, .check = hpet_check,
+	.name = "hpet",
+	.size = sizeof(struct hpet),
+	.version = 1,
+	.init = hpet_init,
+	.finish = hpet_finish,
+	.reset = hpet_reset,
+	.state = hpet_state,
+	.check = hpet_check,
 };

@@ -15,8 +15,8 @@
 struct kbc {
 	struct dev dev;
 	struct region data, status, port92;
-	uint8_t ctr;			/* the command byte */
-	uint8_t out, pending;		/* output buffer; the open command */
+	uint8_t ctr;	      /* the command byte */
+	uint8_t out, pending; /* output buffer; the open command */
 	bool full, last_command;
 	uint8_t ram[32];
 };
@@ -38,8 +38,7 @@ static uint64_t data_read(struct dev *dev, uint64_t off, unsigned size)
 	return kbc_of(dev)->out;
 }
 
-static void data_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void data_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct kbc *k = kbc_of(dev);
 	uint8_t command = k->pending;
@@ -48,7 +47,7 @@ static void data_write(struct dev *dev, uint64_t off, uint64_t v,
 	k->last_command = false;
 	switch (command) {
 	case 0:
-		answer(k, 0xfe);	/* "resend": nobody there */
+		answer(k, 0xfe); /* "resend": nobody there */
 		break;
 	case 0x60 ... 0x7f:
 		k->ram[command & 31] = v;
@@ -64,9 +63,7 @@ static void data_write(struct dev *dev, uint64_t off, uint64_t v,
 		/* Echoed as from the keyboard: so there is no mouse. */
 		answer(k, v);
 		break;
-	case 0xd4:
-		answer(k, 0xfe);
-		break;
+	case 0xd4: answer(k, 0xfe); break;
 	}
 }
 
@@ -87,43 +84,25 @@ static void status_write(struct dev *dev, uint64_t off, uint64_t val,
 	k->pending = 0;
 	k->last_command = true;
 	switch (v) {
-	case 0x20:
-		answer(k, k->ctr);
-		break;
-	case 0x21 ... 0x3f:
-		answer(k, k->ram[v & 31]);
-		break;
+	case 0x20: answer(k, k->ctr); break;
+	case 0x21 ... 0x3f: answer(k, k->ram[v & 31]); break;
 	case 0x60 ... 0x7f:
-	case 0xd1 ... 0xd4:
-		k->pending = v;
-		break;
-	case 0xa7:
-		k->ctr |= 0x20;
-		break;
-	case 0xa8:
-		k->ctr &= ~0x20;
-		break;
+	case 0xd1 ... 0xd4: k->pending = v; break;
+	case 0xa7: k->ctr |= 0x20; break;
+	case 0xa8: k->ctr &= ~0x20; break;
 	case 0xa9:
-		answer(k, 1);		/* mouse clock stuck low: absent */
+		answer(k, 1); /* mouse clock stuck low: absent */
 		break;
 	case 0xaa:
 		k->ctr |= 4;
 		answer(k, 0x55);
 		break;
-	case 0xab:
-		answer(k, 0);
-		break;
-	case 0xad:
-		k->ctr |= 0x10;
-		break;
-	case 0xae:
-		k->ctr &= ~0x10;
-		break;
-	case 0xc0:
-		answer(k, 0x80);
-		break;
+	case 0xab: answer(k, 0); break;
+	case 0xad: k->ctr |= 0x10; break;
+	case 0xae: k->ctr &= ~0x10; break;
+	case 0xc0: answer(k, 0x80); break;
 	case 0xd0:
-		answer(k, 3 | k->full << 4);	/* A20 on, no reset */
+		answer(k, 3 | k->full << 4); /* A20 on, no reset */
 		break;
 	case 0xf0 ... 0xff:
 		/* Pulse output lines; bit 0 low is reset. */
@@ -135,7 +114,7 @@ static void status_write(struct dev *dev, uint64_t off, uint64_t val,
 
 static uint64_t port92_read(struct dev *dev, uint64_t off, unsigned size)
 {
-	return 2;			/* A20 is always on */
+	return 2; /* A20 is always on */
 }
 
 static void port92_write(struct dev *dev, uint64_t off, uint64_t v,
@@ -203,7 +182,12 @@ static int kbc_check(struct dev *dev)
 }
 
 const struct dev_class i8042_class = {
-	.name = "i8042", .size = sizeof(struct kbc), .version = 1,
-	.init = kbc_init, .finish = kbc_finish, .reset = kbc_reset,
-	.state = kbc_state, .check = kbc_check,
+	.name = "i8042",
+	.size = sizeof(struct kbc),
+	.version = 1,
+	.init = kbc_init,
+	.finish = kbc_finish,
+	.reset = kbc_reset,
+	.state = kbc_state,
+	.check = kbc_check,
 };

@@ -14,13 +14,13 @@
 enum { HZ = 1193182 };
 
 struct counter {
-	uint8_t mode, rw;		/* rw: 1 low, 2 high, 3 both */
+	uint8_t mode, rw; /* rw: 1 low, 2 high, 3 both */
 	bool bcd, gate, loaded, write_high, read_high;
 	uint8_t write_low;
-	uint32_t reload;		/* 1-65536 */
-	uint64_t start;			/* machine time of the load */
-	uint64_t stopped;		/* ticks gone when the gate closed */
-	uint8_t latched;		/* bytes left of the latch */
+	uint32_t reload;  /* 1-65536 */
+	uint64_t start;	  /* machine time of the load */
+	uint64_t stopped; /* ticks gone when the gate closed */
+	uint8_t latched;  /* bytes left of the latch */
 	uint16_t latch;
 	bool status_latched;
 	uint8_t status;
@@ -32,7 +32,7 @@ struct pit {
 	struct irq irq;
 	struct chip_timer timer;
 	struct counter c[3];
-	uint8_t speaker;		/* port 61 bits 0-1 */
+	uint8_t speaker; /* port 61 bits 0-1 */
 };
 
 static uint64_t ticks_of(uint64_t ns)
@@ -69,8 +69,8 @@ static uint16_t value(struct pit *p, const struct counter *c)
 	if (c->mode == 3)
 		v &= ~1u;
 	if (c->bcd)
-		v = v / 1000 % 10 << 12 | v / 100 % 10 << 8 |
-		    v / 10 % 10 << 4 | v % 10;
+		v = v / 1000 % 10 << 12 | v / 100 % 10 << 8 | v / 10 % 10 << 4 |
+		    v % 10;
 	return v;
 }
 
@@ -82,14 +82,10 @@ static bool output(struct pit *p, const struct counter *c)
 		return c->mode != 0;
 	switch (c->mode) {
 	case 0:
-	case 1:
-		return d >= c->reload;
-	case 2:
-		return d % c->reload != c->reload - 1;
-	case 3:
-		return d % c->reload < (c->reload + 1) / 2;
-	default:
-		return d != c->reload;
+	case 1: return d >= c->reload;
+	case 2: return d % c->reload != c->reload - 1;
+	case 3: return d % c->reload < (c->reload + 1) / 2;
+	default: return d != c->reload;
 	}
 }
 
@@ -287,8 +283,9 @@ static void pit_reset(struct dev *dev)
 
 	p->speaker = 0;
 	for (int i = 0; i < 3; i++)
-		p->c[i] = (struct counter){ .mode = 3, .rw = 3, .gate = i < 2,
-					    .reload = 65536 };
+		p->c[i] = (struct counter){
+			.mode = 3, .rw = 3, .gate = i < 2, .reload = 65536
+		};
 	irq_set(&p->irq, false);
 	chip_timer_set(&p->timer, CHIP_TIMER_OFF);
 }
@@ -310,8 +307,7 @@ static int pit_init(struct dev *dev, const void *arg, struct husk_error *err)
 		p->irq = *(const struct irq *)arg;
 	chip_timer_init(&p->timer, dev, pit_fire);
 	if (chip_region(dev, &p->ports, &pit_ops, dev->env->pio, 0x40, 4) ||
-	    chip_region(dev, &p->port61, &port61_ops, dev->env->pio, 0x61,
-			1)) {
+	    chip_region(dev, &p->port61, &port61_ops, dev->env->pio, 0x61, 1)) {
 		pit_finish(dev);
 		return error_set(err, -EBUSY, "%s: ports taken", dev->id);
 	}
@@ -361,7 +357,12 @@ static int pit_check(struct dev *dev)
 }
 
 const struct dev_class i8254_class = {
-	.name = "i8254", .size = sizeof(struct pit), .version = 1,
-	.init = pit_init, .finish = pit_finish, .reset = pit_reset,
-	.state = pit_state, .check = pit_check,
+	.name = "i8254",
+	.size = sizeof(struct pit),
+	.version = 1,
+	.init = pit_init,
+	.finish = pit_finish,
+	.reset = pit_reset,
+	.state = pit_state,
+	.check = pit_check,
 };

@@ -14,9 +14,9 @@
 
 struct chip {
 	uint8_t irr, imr, isr, level, elcr;
-	uint8_t base;			/* vector of input 0 */
-	uint8_t lowest;			/* input of lowest priority */
-	uint8_t init;			/* 0, or the ICW expected next: 2-4 */
+	uint8_t base;	/* vector of input 0 */
+	uint8_t lowest; /* input of lowest priority */
+	uint8_t init;	/* 0, or the ICW expected next: 2-4 */
 	bool icw4, single, read_isr, poll, special_mask, auto_eoi;
 	bool rotate_aeoi, nested;
 };
@@ -78,7 +78,7 @@ static void input(struct chip *c, unsigned n, bool on)
 	} else if (on && !(c->level & m)) {
 		c->irr |= m;
 	} else if (!on && n == 2) {
-		c->irr &= ~m;		/* the cascade takes its request back */
+		c->irr &= ~m; /* the cascade takes its request back */
 	}
 	if (on)
 		c->level |= m;
@@ -198,9 +198,7 @@ static void eoi(struct chip *c, uint8_t v)
 
 	switch (v >> 5) {
 	case 0:
-	case 4:
-		c->rotate_aeoi = v >> 7;
-		break;
+	case 4: c->rotate_aeoi = v >> 7; break;
 	case 1:
 	case 5:
 		n = first(c, c->isr);
@@ -217,9 +215,7 @@ static void eoi(struct chip *c, uint8_t v)
 		if (v & 0x80)
 			c->lowest = n;
 		break;
-	case 6:
-		c->lowest = n;
-		break;
+	case 6: c->lowest = n; break;
 	}
 }
 
@@ -247,16 +243,12 @@ static void command(struct chip *c, uint8_t v)
 static void data(struct chip *c, uint8_t v)
 {
 	switch (c->init) {
-	case 0:
-		c->imr = v;
-		break;
+	case 0: c->imr = v; break;
 	case 2:
 		c->base = v & 0xf8;
 		c->init = c->single ? (c->icw4 ? 4 : 0) : 3;
 		break;
-	case 3:
-		c->init = c->icw4 ? 4 : 0;
-		break;
+	case 3: c->init = c->icw4 ? 4 : 0; break;
 	default:
 		c->nested = v & 0x10;
 		c->auto_eoi = v & 2;
@@ -295,8 +287,7 @@ static uint64_t port_read(struct dev *dev, unsigned which, uint64_t off)
 	return v;
 }
 
-static void port_write(struct dev *dev, unsigned which, uint64_t off,
-		       uint8_t v)
+static void port_write(struct dev *dev, unsigned which, uint64_t off, uint8_t v)
 {
 	struct pic *p = container_of(dev, struct pic, dev);
 
@@ -338,8 +329,7 @@ static uint64_t elcr_read(struct dev *dev, uint64_t off, unsigned size)
 	return p->chip[off & 1].elcr;
 }
 
-static void elcr_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void elcr_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct pic *p = container_of(dev, struct pic, dev);
 
@@ -434,7 +424,12 @@ static int pic_check(struct dev *dev)
 }
 
 const struct dev_class i8259_class = {
-	.name = "i8259", .size = sizeof(struct pic), .version = 1,
-	.init = pic_init, .finish = pic_finish, .reset = pic_reset,
-	.state = pic_state, .check = pic_check,
+	.name = "i8259",
+	.size = sizeof(struct pic),
+	.version = 1,
+	.init = pic_init,
+	.finish = pic_finish,
+	.reset = pic_reset,
+	.state = pic_state,
+	.check = pic_check,
 };

@@ -14,11 +14,11 @@
 
 enum { PINS = 24 };
 
-#define RTE_STATUS	BIT(12)
-#define RTE_REMOTE_IRR	BIT(14)
-#define RTE_LEVEL	BIT(15)
-#define RTE_MASKED	BIT(16)
-#define RTE_WRITABLE	(0xffff000000000000ull | 0x1afff)
+#define RTE_STATUS     BIT(12)
+#define RTE_REMOTE_IRR BIT(14)
+#define RTE_LEVEL      BIT(15)
+#define RTE_MASKED     BIT(16)
+#define RTE_WRITABLE   (0xffff000000000000ull | 0x1afff)
 
 struct message {
 	uint64_t addr;
@@ -36,7 +36,7 @@ struct ioapic {
 	struct region region;
 	struct ioapic_arg arg;
 	uint64_t rte[PINS];
-	uint32_t level, irr;		/* wires; requests not yet sent */
+	uint32_t level, irr; /* wires; requests not yet sent */
 	uint8_t select, id;
 };
 
@@ -146,8 +146,8 @@ static void write_rte(struct ioapic *io, unsigned reg, uint32_t v)
 	pthread_mutex_lock(&io->lock);
 	old = io->rte[pin];
 	new = (old & ~(0xffffffffull << shift)) | (uint64_t)v << shift;
-	new = (new & RTE_WRITABLE) | (old & ~RTE_WRITABLE);
-	if (!(new & RTE_LEVEL)) {
+	new = (new &RTE_WRITABLE) | (old & ~RTE_WRITABLE);
+	if (!(new &RTE_LEVEL)) {
 		/* Old kernels clear a stuck remote IRR by passing edge mode. */
 		new &= ~RTE_REMOTE_IRR;
 		if (old & RTE_LEVEL)
@@ -234,8 +234,7 @@ static void ioapic_finish(struct dev *dev)
 	pthread_mutex_destroy(&io->lock);
 }
 
-static int ioapic_init(struct dev *dev, const void *arg,
-		       struct husk_error *err)
+static int ioapic_init(struct dev *dev, const void *arg, struct husk_error *err)
 {
 	struct ioapic *io = container_of(dev, struct ioapic, dev);
 
@@ -278,7 +277,12 @@ static int ioapic_check(struct dev *dev)
 }
 
 const struct dev_class ioapic_class = {
-	.name = "ioapic", .size = sizeof(struct ioapic), .version = 1,
-	.init = ioapic_init, .finish = ioapic_finish, .reset = ioapic_reset,
-	.state = ioapic_state, .check = ioapic_check,
+	.name = "ioapic",
+	.size = sizeof(struct ioapic),
+	.version = 1,
+	.init = ioapic_init,
+	.finish = ioapic_finish,
+	.reset = ioapic_reset,
+	.state = ioapic_state,
+	.check = ioapic_check,
 };

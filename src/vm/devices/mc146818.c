@@ -12,9 +12,19 @@
 #include "vm/devices/timer.h"
 
 enum {
-	REG_A = 10, REG_B = 11, REG_C = 12, REG_D = 13, CENTURY = 0x32,
-	UIP = 0x80, B_SET = 0x80, B_BIN = 4, B_24H = 2,
-	PF = 0x40, AF = 0x20, UF = 0x10, IRQF = 0x80,
+	REG_A = 10,
+	REG_B = 11,
+	REG_C = 12,
+	REG_D = 13,
+	CENTURY = 0x32,
+	UIP = 0x80,
+	B_SET = 0x80,
+	B_BIN = 4,
+	B_24H = 2,
+	PF = 0x40,
+	AF = 0x20,
+	UF = 0x10,
+	IRQF = 0x80,
 };
 
 #define SECOND 1000000000ull
@@ -25,9 +35,9 @@ struct rtc {
 	struct rtc_arg arg;
 	struct chip_timer timer;
 	uint8_t index, mem[128];
-	int64_t offset;			/* guest's clock minus the host's, s */
-	uint64_t next_period;		/* machine time, 0: off */
-	int64_t last_second;		/* update was noticed for */
+	int64_t offset;	      /* guest's clock minus the host's, s */
+	uint64_t next_period; /* machine time, 0: off */
+	int64_t last_second;  /* update was noticed for */
 };
 
 static struct rtc *rtc_of(struct dev *dev)
@@ -91,12 +101,14 @@ static void fill(struct rtc *r)
 static void apply(struct rtc *r)
 {
 	struct tm tm = {
-		.tm_sec = decode(r, r->mem[0]), .tm_min = decode(r, r->mem[2]),
+		.tm_sec = decode(r, r->mem[0]),
+		.tm_min = decode(r, r->mem[2]),
 		.tm_hour = decode_hour(r, r->mem[4]),
 		.tm_mday = decode(r, r->mem[7]),
 		.tm_mon = (int)decode(r, r->mem[8]) - 1,
 		.tm_year = (int)(decode(r, r->mem[CENTURY]) * 100 +
-				 decode(r, r->mem[9])) - 1900,
+				 decode(r, r->mem[9])) -
+			   1900,
 	};
 
 	r->offset = (int64_t)timegm(&tm) - host_time(NULL);
@@ -193,11 +205,14 @@ static uint8_t reg_read(struct rtc *r, unsigned i)
 		r->mem[REG_C] = 0;
 		irq_set(&r->arg.irq, false);
 		return v;
-	case 0: case 2: case 4: case 6 ... 9: case CENTURY:
+	case 0:
+	case 2:
+	case 4:
+	case 6 ... 9:
+	case CENTURY:
 		fill(r);
 		/* fall through */
-	default:
-		return r->mem[i];
+	default: return r->mem[i];
 	}
 }
 
@@ -220,17 +235,18 @@ static void reg_write(struct rtc *r, unsigned i, uint8_t v)
 		catch_up(r);
 		break;
 	case REG_C:
-	case REG_D:
-		return;
-	case 0: case 2: case 4: case 6 ... 9: case CENTURY:
+	case REG_D: return;
+	case 0:
+	case 2:
+	case 4:
+	case 6 ... 9:
+	case CENTURY:
 		fill(r);
 		r->mem[i] = v;
 		if (!(r->mem[REG_B] & B_SET))
 			apply(r);
 		break;
-	default:
-		r->mem[i] = v;
-		return;
+	default: r->mem[i] = v; return;
 	}
 	schedule(r);
 }
@@ -336,7 +352,12 @@ static int rtc_check(struct dev *dev)
 }
 
 const struct dev_class mc146818_class = {
-	.name = "mc146818", .size = sizeof(struct rtc), .version = 1,
-	.init = rtc_init, .finish = rtc_finish, .reset = rtc_reset,
-	.state = rtc_state, .check = rtc_check,
+	.name = "mc146818",
+	.size = sizeof(struct rtc),
+	.version = 1,
+	.init = rtc_init,
+	.finish = rtc_finish,
+	.reset = rtc_reset,
+	.state = rtc_state,
+	.check = rtc_check,
 };

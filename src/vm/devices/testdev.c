@@ -44,8 +44,7 @@ static uint64_t echo_read(struct dev *dev, uint64_t off, unsigned size)
 	return bytes_read(test_of(dev)->reg + off, size);
 }
 
-static void echo_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void echo_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	memcpy(test_of(dev)->reg + off, &v, size);
 }
@@ -110,7 +109,12 @@ static int test_check(struct dev *dev)
 }
 
 const struct dev_class testdev_class = {
-	.name = "testdev", .size = sizeof(struct testdev), .version = 1,
-	.init = test_init, .finish = test_finish, .reset = test_reset,
-	.state = test_state, .check = test_check,
+	.name = "testdev",
+	.size = sizeof(struct testdev),
+	.version = 1,
+	.init = test_init,
+	.finish = test_finish,
+	.reset = test_reset,
+	.state = test_state,
+	.check = test_check,
 };

@@ -17,7 +17,7 @@ struct chip_timer {
 	struct loop_timer timer;
 	struct dev *dev;
 	void (*fire)(struct dev *dev);
-	uint64_t when;			/* machine time */
+	uint64_t when; /* machine time */
 };
 
 /* Turning off is not cancelling: that would wait for fire() with the lock. */
@@ -48,8 +48,8 @@ static inline void chip_timer_fire(struct loop_timer *lt)
 	} else if (t->when > now) {
 		/* Paused, probably: do not come back too often. */
 		loop_timer_set(lt, loop_now() +
-				   MAX(MIN(t->when - now, 100000000ull),
-				       20000ull));
+					   MAX(MIN(t->when - now, 100000000ull),
+					       20000ull));
 	} else {
 		t->when = CHIP_TIMER_OFF;
 		t->fire(t->dev);
@@ -82,8 +82,9 @@ static inline int chip_region(struct dev *dev, struct region *r,
 			      const struct region_ops *ops, struct bus *bus,
 			      uint64_t base, uint64_t size)
 {
-	*r = (struct region){ .name = dev->class->name, .ops = ops,
-			      .dev = dev, .size = size };
+	*r = (struct region){
+		.name = dev->class->name, .ops = ops, .dev = dev, .size = size
+	};
 	return bus_add(bus, r, base);
 }
 

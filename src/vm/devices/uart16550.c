@@ -15,9 +15,17 @@
 
 enum {
 	FIFO = 16,
-	IER_RX = 1, IER_THRE = 2, IER_LINE = 4, IER_MODEM = 8,
-	LCR_DLAB = 0x80, MCR_LOOP = 0x10, MCR_OUT2 = 8,
-	LSR_DR = 1, LSR_OE = 2, LSR_THRE = 0x20, LSR_TEMT = 0x40,
+	IER_RX = 1,
+	IER_THRE = 2,
+	IER_LINE = 4,
+	IER_MODEM = 8,
+	LCR_DLAB = 0x80,
+	MCR_LOOP = 0x10,
+	MCR_OUT2 = 8,
+	LSR_DR = 1,
+	LSR_OE = 2,
+	LSR_THRE = 0x20,
+	LSR_TEMT = 0x40,
 	FCR_ON = 1,
 };
 
@@ -29,7 +37,7 @@ struct uart {
 	void (*room)(void *sink);
 	void *room_sink;
 	uint8_t ier, lcr, mcr, scr, fcr, dll, dlm, msr;
-	bool thre, overrun;		/* THRE interrupt pends; LSR.OE */
+	bool thre, overrun; /* THRE interrupt pends; LSR.OE */
 	uint8_t rx[FIFO], rx_count;
 	uint8_t out[512];
 	unsigned out_count;
@@ -77,7 +85,7 @@ static void update(struct uart *u)
 
 static void modem(struct uart *u)
 {
-	uint8_t old = u->msr, new = 0xb0;	/* DCD, DSR, CTS */
+	uint8_t old = u->msr, new = 0xb0; /* DCD, DSR, CTS */
 
 	if (u->mcr & MCR_LOOP)
 		new = (u->mcr & 2) << 3 | (u->mcr & 1) << 5 |
@@ -85,7 +93,7 @@ static void modem(struct uart *u)
 	new |= old & 0xf;
 	new |= ((old ^ new) & 0xb0) >> 4;
 	if ((old & 0x40) && !(new & 0x40))
-		new |= 4;			/* trailing edge of RI */
+		new |= 4; /* trailing edge of RI */
 	u->msr = new;
 }
 
@@ -129,19 +137,15 @@ static uint8_t reg_read(struct uart *u, unsigned reg)
 	uint8_t v = 0;
 
 	switch (reg) {
-	case 0:
-		return u->lcr & LCR_DLAB ? u->dll : take(u);
-	case 1:
-		return u->lcr & LCR_DLAB ? u->dlm : u->ier;
+	case 0: return u->lcr & LCR_DLAB ? u->dll : take(u);
+	case 1: return u->lcr & LCR_DLAB ? u->dlm : u->ier;
 	case 2:
 		v = cause(u);
 		if (v == 2)
 			u->thre = false;
 		return v | (u->fcr & FCR_ON ? 0xc0 : 0);
-	case 3:
-		return u->lcr;
-	case 4:
-		return u->mcr;
+	case 3: return u->lcr;
+	case 4: return u->mcr;
 	case 5:
 		v = LSR_THRE | LSR_TEMT;
 		if (u->rx_count)
@@ -154,8 +158,7 @@ static uint8_t reg_read(struct uart *u, unsigned reg)
 		v = u->msr;
 		u->msr &= 0xf0;
 		return v;
-	default:
-		return u->scr;
+	default: return u->scr;
 	}
 }
 
@@ -183,16 +186,12 @@ static void reg_write(struct uart *u, unsigned reg, uint8_t v)
 			u->rx_count = 0;
 		u->fcr = v & FCR_ON ? v & 0xc9 : 0;
 		break;
-	case 3:
-		u->lcr = v;
-		break;
+	case 3: u->lcr = v; break;
 	case 4:
 		u->mcr = v & 0x1f;
 		modem(u);
 		break;
-	case 7:
-		u->scr = v;
-		break;
+	case 7: u->scr = v; break;
 	}
 }
 
@@ -213,8 +212,7 @@ static uint64_t uart_read(struct dev *dev, uint64_t off, unsigned size)
 	return v;
 }
 
-static void uart_write(struct dev *dev, uint64_t off, uint64_t v,
-		       unsigned size)
+static void uart_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
 	unsigned before = u->rx_count;
@@ -274,8 +272,8 @@ static int uart_init(struct dev *dev, const void *arg, struct husk_error *err)
 
 	u->arg = *(const struct uart_arg *)arg;
 	chip_timer_init(&u->timer, dev, uart_fire);
-	if (chip_region(dev, &u->region, &uart_ops, dev->env->pio,
-			u->arg.port, 8))
+	if (chip_region(dev, &u->region, &uart_ops, dev->env->pio, u->arg.port,
+			8))
 		return error_set(err, -EBUSY, "%s: port %x taken", dev->id,
 				 u->arg.port);
 	uart_reset(dev);
@@ -322,7 +320,12 @@ static int uart_check(struct dev *dev)
 }
 
 const struct dev_class uart16550_class = {
-	.name = "uart16550", .size = sizeof(struct uart), .version = 1,
-	.init = uart_init, .finish = uart_finish, .reset = uart_reset,
-	.state = uart_state, .check = uart_check,
+	.name = "uart16550",
+	.size = sizeof(struct uart),
+	.version = 1,
+	.init = uart_init,
+	.finish = uart_finish,
+	.reset = uart_reset,
+	.state = uart_state,
+	.check = uart_check,
 };

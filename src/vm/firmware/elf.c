@@ -22,8 +22,8 @@ struct segment {
 struct elf {
 	bool is64;
 	uint64_t entry;
-	uint64_t end;		/* behind the highest loaded byte */
-	uint64_t pvh;		/* entry of the PVH note, or 0 */
+	uint64_t end; /* behind the highest loaded byte */
+	uint64_t pvh; /* entry of the PVH note, or 0 */
 };
 
 bool elf_probe(const struct blob *k)
@@ -120,10 +120,10 @@ static int load_elf(struct load *l, struct elf *e)
 	e->is64 = k[EI_CLASS] == ELFCLASS64;
 	if (le16(k + 18) != (e->is64 ? EM_X86_64 : EM_386))
 		return load_not_a_kernel(l, "an ELF file for another "
-					 "processor");
+					    "processor");
 	if (le16(k + 16) != ET_EXEC)
 		return load_not_a_kernel(l, "an ELF file, but not an "
-					 "executable at fixed addresses");
+					    "executable at fixed addresses");
 	e->entry = e->is64 ? le64(k + 24) : le32(k + 24);
 	phoff = e->is64 ? le64(k + 32) : le32(k + 28);
 	phsize = le16(k + (e->is64 ? 54 : 42));
@@ -160,7 +160,7 @@ static int enter_pvh(struct load *l, const struct elf *e, uint64_t initrd)
 	put64(mod, initrd);
 	put64(mod + 8, l->initrd.size);
 	put32(info, PVH_MAGIC);
-	put32(info + 4, 1);			/* version with a memory map */
+	put32(info + 4, 1); /* version with a memory map */
 	put32(info + 12, l->initrd.data ? 1 : 0);
 	put64(info + 16, l->initrd.data ? FW_MODULES : 0);
 	put64(info + 24, FW_CMDLINE);
@@ -191,7 +191,7 @@ int elf_load(struct load *l)
 		return enter_pvh(l, &e, initrd);
 	if (!e.is64)
 		return load_not_a_kernel(l, "a 32-bit ELF file with neither "
-					 "Multiboot header nor PVH note");
+					    "Multiboot header nor PVH note");
 	ret = linux_params(l, params, initrd);
 	if (ret)
 		return ret;
@@ -217,9 +217,9 @@ bool multiboot_probe(const struct blob *k)
 	const uint8_t *h = find_header(k);
 
 	/* A 64-bit ELF file goes by its own headers unless h has addresses. */
-	return h && (le32(h + 4) & BIT(16) ||
-		     (elf_probe(k) && k->size > EI_CLASS &&
-		      k->data[EI_CLASS] == ELFCLASS32));
+	return h &&
+	       (le32(h + 4) & BIT(16) || (elf_probe(k) && k->size > EI_CLASS &&
+					  k->data[EI_CLASS] == ELFCLASS32));
 }
 
 /* The header itself says where the file goes. */

@@ -14,10 +14,16 @@
 #include "vm/machine.h"
 
 enum {
-	FW_GDT = 0x1000, FW_START_INFO = 0x6000, FW_PARAMS = 0x7000,
-	FW_MAP = 0x8000, FW_MODULES = 0x8f00, FW_PML4 = 0x9000,
-	FW_CMDLINE = 0x20000, FW_CMDLINE_MAX = 0x10000,
-	FW_LOW_END = 0x9fc00, FW_HIGH_START = 0x100000,
+	FW_GDT = 0x1000,
+	FW_START_INFO = 0x6000,
+	FW_PARAMS = 0x7000,
+	FW_MAP = 0x8000,
+	FW_MODULES = 0x8f00,
+	FW_PML4 = 0x9000,
+	FW_CMDLINE = 0x20000,
+	FW_CMDLINE_MAX = 0x10000,
+	FW_LOW_END = 0x9fc00,
+	FW_HIGH_START = 0x100000,
 	FW_STACK = 0x80000,
 };
 
@@ -37,7 +43,7 @@ struct blob {
 struct load {
 	struct vm *vm;
 	struct guest_mem *mem;
-	struct blob kernel, initrd;	/* initrd.data NULL: none */
+	struct blob kernel, initrd; /* initrd.data NULL: none */
 	const char *cmdline;
 	uint64_t rsdp;
 	struct map_entry map[MAP_MAX];
@@ -56,8 +62,8 @@ int load_initrd(struct load *l, uint64_t floor, uint64_t limit, uint64_t *at);
 int load_too_small(struct load *l, uint64_t need);
 int load_not_a_kernel(struct load *l, const char *why);
 /* rax, rbx and rsi are the protocol's; sets vCPU 0. */
-int load_enter(struct load *l, enum entry_mode mode, uint64_t rip,
-	       uint64_t rax, uint64_t rbx, uint64_t rsi);
+int load_enter(struct load *l, enum entry_mode mode, uint64_t rip, uint64_t rax,
+	       uint64_t rbx, uint64_t rsi);
 
 /* linux.c */
 bool linux_probe(const struct blob *k);

@@ -13,16 +13,33 @@
 
 enum {
 	/* boot_params */
-	BP_RSDP = 0x70, BP_ALT_MEM_K = 0x1e0, BP_E820_COUNT = 0x1e8,
-	BP_HEADER = 0x1f1, BP_E820 = 0x2d0, BP_SIZE = 4096,
+	BP_RSDP = 0x70,
+	BP_ALT_MEM_K = 0x1e0,
+	BP_E820_COUNT = 0x1e8,
+	BP_HEADER = 0x1f1,
+	BP_E820 = 0x2d0,
+	BP_SIZE = 4096,
 	/* setup header */
-	H_SETUP_SECTS = 0x1f1, H_BOOT_FLAG = 0x1fe, H_JUMP = 0x201,
-	H_MAGIC = 0x202, H_VERSION = 0x206, H_LOADER = 0x210,
-	H_LOADFLAGS = 0x211, H_CODE32 = 0x214, H_RAMDISK = 0x218,
-	H_RAMDISK_SIZE = 0x21c, H_CMDLINE = 0x228, H_INITRD_MAX = 0x22c,
-	H_ALIGN = 0x230, H_RELOCATABLE = 0x234, H_XLOADFLAGS = 0x236,
-	H_CMDLINE_SIZE = 0x238, H_SETUP_DATA = 0x250, H_PREF = 0x258,
-	H_INIT_SIZE = 0x260, H_END = 0x268,
+	H_SETUP_SECTS = 0x1f1,
+	H_BOOT_FLAG = 0x1fe,
+	H_JUMP = 0x201,
+	H_MAGIC = 0x202,
+	H_VERSION = 0x206,
+	H_LOADER = 0x210,
+	H_LOADFLAGS = 0x211,
+	H_CODE32 = 0x214,
+	H_RAMDISK = 0x218,
+	H_RAMDISK_SIZE = 0x21c,
+	H_CMDLINE = 0x228,
+	H_INITRD_MAX = 0x22c,
+	H_ALIGN = 0x230,
+	H_RELOCATABLE = 0x234,
+	H_XLOADFLAGS = 0x236,
+	H_CMDLINE_SIZE = 0x238,
+	H_SETUP_DATA = 0x250,
+	H_PREF = 0x258,
+	H_INIT_SIZE = 0x260,
+	H_END = 0x268,
 };
 
 bool linux_probe(const struct blob *k)
@@ -43,8 +60,8 @@ int linux_params(struct load *l, uint8_t *p, uint64_t initrd)
 	}
 	put16(p + H_BOOT_FLAG, 0xaa55);
 	memcpy(p + H_MAGIC, "HdrS", 4);
-	p[H_LOADER] = 0xff;		/* a loader without a number */
-	p[H_LOADFLAGS] = (p[H_LOADFLAGS] & ~0x80) | 1;	/* loaded high */
+	p[H_LOADER] = 0xff; /* a loader without a number */
+	p[H_LOADFLAGS] = (p[H_LOADFLAGS] & ~0x80) | 1; /* loaded high */
 	put32(p + H_CMDLINE, FW_CMDLINE);
 	put64(p + H_SETUP_DATA, 0);
 	if (l->initrd.data) {
@@ -84,7 +101,8 @@ int linux_load(struct load *l)
 	int ret;
 
 	if (le16(k + H_VERSION) < 0x20c || !(k[H_XLOADFLAGS] & 1))
-		return load_not_a_kernel(l, "a Linux without the 64-bit entry "
+		return load_not_a_kernel(l,
+					 "a Linux without the 64-bit entry "
 					 "point (older than 3.8, or 32-bit)");
 	setup = ((k[H_SETUP_SECTS] ? k[H_SETUP_SECTS] : 4) + 1) * 512;
 	if (l->kernel.size < setup + 0x400)

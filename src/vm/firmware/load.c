@@ -26,8 +26,10 @@ static int read_all(int fd, struct blob *b, struct husk_error *err)
 		if (n < 0)
 			return error_errno(err, -errno, "%s", b->path);
 		if (n == 0)
-			return error_set(err, -EIO, "%s: became shorter while "
-					 "it was read", b->path);
+			return error_set(err, -EIO,
+					 "%s: became shorter while "
+					 "it was read",
+					 b->path);
 		done += n;
 	}
 	return 0;
@@ -53,14 +55,15 @@ static int blob_read(struct blob *b, const char *path, uint64_t max,
 	else if (st.st_size == 0)
 		ret = error_set(err, -EINVAL, "%s: is empty", path);
 	else if ((uint64_t)st.st_size > max)
-		ret = error_set(err, -EFBIG, "%s: has %llu MiB; more memory "
-				"is needed", path,
-				(unsigned long long)st.st_size >> 20);
+		ret = error_set(err, -EFBIG,
+				"%s: has %llu MiB; more memory "
+				"is needed",
+				path, (unsigned long long)st.st_size >> 20);
 	else {
 		b->size = st.st_size;
 		b->data = malloc(b->size);
-		ret = b->data ? read_all(fd, b, err) :
-		      error_errno(err, -ENOMEM, "%s", path);
+		ret = b->data ? read_all(fd, b, err)
+			      : error_errno(err, -ENOMEM, "%s", path);
 	}
 	close(fd);
 	return ret;
@@ -95,8 +98,10 @@ int load_not_a_kernel(struct load *l, const char *why)
 
 int load_too_small(struct load *l, uint64_t need)
 {
-	return error_set(l->err, -ENOMEM, "%s: needs %llu MiB of memory, "
-			 "the machine has %llu", l->kernel.path,
+	return error_set(l->err, -ENOMEM,
+			 "%s: needs %llu MiB of memory, "
+			 "the machine has %llu",
+			 l->kernel.path,
 			 (unsigned long long)((need + 0xfffff) >> 20),
 			 (unsigned long long)(l->mem->size >> 20));
 }
@@ -108,9 +113,10 @@ int load_cmdline(struct load *l, uint64_t max)
 	if (!max || max > FW_CMDLINE_MAX - 1)
 		max = FW_CMDLINE_MAX - 1;
 	if (len > max)
-		return error_set(l->err, -E2BIG, "the command line has %zu "
-				 "bytes, the kernel takes %llu", len,
-				 (unsigned long long)max);
+		return error_set(l->err, -E2BIG,
+				 "the command line has %zu "
+				 "bytes, the kernel takes %llu",
+				 len, (unsigned long long)max);
 	return mem_copy_in(l->mem, FW_CMDLINE, l->cmdline, len + 1);
 }
 
@@ -126,11 +132,13 @@ int load_initrd(struct load *l, uint64_t floor, uint64_t limit, uint64_t *at)
 		limit = l->mem->low;
 	if (limit < floor || size > limit - floor ||
 	    ALIGN_DOWN(limit - size, 4096) < floor)
-		return error_set(l->err, -ENOMEM, "%s: kernel and initrd need "
-				 "%llu MiB of memory, the machine has %llu",
-				 l->initrd.path, (unsigned long long)
-				 ((floor + size + 0x1fffff) >> 20),
-				 (unsigned long long)(l->mem->size >> 20));
+		return error_set(
+			l->err, -ENOMEM,
+			"%s: kernel and initrd need "
+			"%llu MiB of memory, the machine has %llu",
+			l->initrd.path,
+			(unsigned long long)((floor + size + 0x1fffff) >> 20),
+			(unsigned long long)(l->mem->size >> 20));
 	*at = ALIGN_DOWN(limit - size, 4096);
 	return mem_copy_in(l->mem, *at, l->initrd.data, size);
 }
@@ -156,15 +164,15 @@ static void make_gdt(struct load *l, enum entry_mode mode)
 	uint8_t *t = mem_at(l->mem, FW_GDT, 64);
 
 	memset(t, 0, 64);
-	put64(t + 0x10, mode == ENTRY_64 ? 0x00af9b000000ffff :
-		  0x00cf9b000000ffff);
+	put64(t + 0x10,
+	      mode == ENTRY_64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff);
 	put64(t + 0x18, 0x00cf93000000ffff);
-	put64(t + 0x20, 0x00008b0000000067);		/* a busy TSS */
+	put64(t + 0x20, 0x00008b0000000067); /* a busy TSS */
 	mem_written(l->mem, FW_GDT, 64);
 }
 
-int load_enter(struct load *l, enum entry_mode mode, uint64_t rip,
-	       uint64_t rax, uint64_t rbx, uint64_t rsi)
+int load_enter(struct load *l, enum entry_mode mode, uint64_t rip, uint64_t rax,
+	       uint64_t rbx, uint64_t rsi)
 {
 	const struct hv_segment data = { 0x18, 0xffffffff, 0xc093, 0 };
 	struct hv_vcpu *cpu = l->vm->cpu[0].hv;
@@ -195,21 +203,21 @@ int load_enter(struct load *l, enum entry_mode mode, uint64_t rip,
 	s->gdtr.limit = 0x27;
 	s->idtr.base = 0;
 	s->idtr.limit = 0;
-	s->cr0 = 0x11;				/* PE, ET */
+	s->cr0 = 0x11; /* PE, ET */
 	s->cr2 = s->cr3 = s->cr4 = s->cr8 = 0;
 	s->efer = 0;
 	if (mode == ENTRY_64) {
 		make_page_tables(l);
-		s->cr0 = 0x80000033;		/* PG, NE, ET, MP, PE */
+		s->cr0 = 0x80000033; /* PG, NE, ET, MP, PE */
 		s->cr3 = FW_PML4;
-		s->cr4 = 0x20;			/* PAE */
-		s->efer = 0x500;		/* LME, LMA */
+		s->cr4 = 0x20;	 /* PAE */
+		s->efer = 0x500; /* LME, LMA */
 	}
 	ret = hv_vcpu_set(cpu, groups, s);
 out:
 	free(s);
-	return ret ? error_errno(l->err, ret, "setting the first registers") :
-	       0;
+	return ret ? error_errno(l->err, ret, "setting the first registers")
+		   : 0;
 }
 
 /* -- the door ------------------------------------------------------------- */
@@ -218,9 +226,9 @@ static void make_bios_data(struct load *l)
 {
 	uint8_t bda[256] = { 0 };
 
-	put16(bda, 0x3f8);			/* COM1 */
-	put16(bda + 0x0e, FW_LOW_END >> 4);	/* EBDA */
-	put16(bda + 0x13, FW_LOW_END >> 10);	/* KiB of low memory */
+	put16(bda, 0x3f8);		     /* COM1 */
+	put16(bda + 0x0e, FW_LOW_END >> 4);  /* EBDA */
+	put16(bda + 0x13, FW_LOW_END >> 10); /* KiB of low memory */
 	mem_copy_in(l->mem, 0x400, bda, sizeof(bda));
 }
 
@@ -240,7 +248,7 @@ static int load_any(struct load *l)
 		return load_not_a_kernel(l, "it is too short");
 	if (k->data[0] == 'M' && k->data[1] == 'Z')
 		return load_not_a_kernel(l, "an EFI program without a Linux "
-					 "setup header");
+					    "setup header");
 	return load_not_a_kernel(l, "neither bzImage, ELF nor Multiboot");
 }
 
@@ -248,7 +256,10 @@ int firmware_load(struct vm *vm, const struct vm_config *cfg, uint64_t rsdp,
 		  struct husk_error *err)
 {
 	struct load l = {
-		.vm = vm, .mem = &vm->mem, .rsdp = rsdp, .err = err,
+		.vm = vm,
+		.mem = &vm->mem,
+		.rsdp = rsdp,
+		.err = err,
 		.cmdline = cfg->cmdline ? cfg->cmdline : "",
 	};
 	int ret;

@@ -14,27 +14,39 @@
 #include "vm/block.h"
 #include "vm/virtio.h"
 
-#define F_SEG_MAX	BIT(2)
-#define F_RO		BIT(5)
-#define F_BLK_SIZE	BIT(6)
-#define F_FLUSH		BIT(9)
-#define F_DISCARD	BIT(13)
-#define F_WRITE_ZEROES	BIT(14)
+#define F_SEG_MAX      BIT(2)
+#define F_RO	       BIT(5)
+#define F_BLK_SIZE     BIT(6)
+#define F_FLUSH	       BIT(9)
+#define F_DISCARD      BIT(13)
+#define F_WRITE_ZEROES BIT(14)
 
-enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11,
-       T_WRITE_ZEROES = 13 };
+enum {
+	T_IN = 0,
+	T_OUT = 1,
+	T_FLUSH = 4,
+	T_GET_ID = 8,
+	T_DISCARD = 11,
+	T_WRITE_ZEROES = 13
+};
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 
 enum {
-	SEG_MAX = 126,		/* + header and status: half a queue */
+	SEG_MAX = 126, /* + header and status: half a queue */
 	PIECES = SEG_MAX + 2,
-	REQUESTS = 128,		/* in flight; the rest waits in the queue */
-	ID_SIZE = 20,		/* bytes of serial, not terminated */
-	MAX_RANGE = 1 << 21,	/* sectors of one discard: 1 GiB */
+	REQUESTS = 128,	     /* in flight; the rest waits in the queue */
+	ID_SIZE = 20,	     /* bytes of serial, not terminated */
+	MAX_RANGE = 1 << 21, /* sectors of one discard: 1 GiB */
 };
 
-struct header { uint32_t type, reserved; uint64_t sector; };
-struct range { uint64_t sector; uint32_t count, flags; };
+struct header {
+	uint32_t type, reserved;
+	uint64_t sector;
+};
+struct range {
+	uint64_t sector;
+	uint32_t count, flags;
+};
 
 struct blk;
 
@@ -43,9 +55,9 @@ struct blk_req {
 	struct blk *blk;
 	struct blk_req *next;
 	int err;
-	uint32_t written;		/* bytes of data, on success */
+	uint32_t written; /* bytes of data, on success */
 	uint8_t *status;
-	struct virtq_chain chain;	/* its arrays are these: */
+	struct virtq_chain chain; /* its arrays are these: */
 	struct iovec writable[PIECES];
 	uint64_t gpa[PIECES];
 	struct iovec data[PIECES];
@@ -54,12 +66,12 @@ struct blk_req {
 /* (v) under dev->lock   (d) under done_lock */
 struct blk {
 	struct virtio v;
-	struct block *block;		/* (i) */
-	char serial[ID_SIZE];		/* (i) */
-	struct blk_req *reqs, *free;	/* (i), (v) */
-	unsigned inflight;		/* (v) */
+	struct block *block;	     /* (i) */
+	char serial[ID_SIZE];	     /* (i) */
+	struct blk_req *reqs, *free; /* (i), (v) */
+	unsigned inflight;	     /* (v) */
 	pthread_mutex_t done_lock;
-	struct blk_req *done;		/* (d) */
+	struct blk_req *done; /* (d) */
 };
 
 static struct blk *to_blk(struct virtio *v)
@@ -123,8 +135,9 @@ static void finish_done(struct blk *blk)
 			submit(r);
 			continue;
 		}
-		answer(r, !r->err ? S_OK :
-			  r->err == -EOPNOTSUPP ? S_UNSUPP : S_IOERR);
+		answer(r, !r->err		  ? S_OK
+			  : r->err == -EOPNOTSUPP ? S_UNSUPP
+						  : S_IOERR);
 	}
 }
 
@@ -187,8 +200,8 @@ static int get_id(struct blk_req *r, unsigned n)
 {
 	/* Linux sends GET_ID without negotiation (5.2.6): answer it. */
 	for (unsigned i = 0; i < n && r->written < ID_SIZE; i++) {
-		size_t part = MIN((size_t)(ID_SIZE - r->written),
-				  r->data[i].iov_len);
+		size_t part =
+			MIN((size_t)(ID_SIZE - r->written), r->data[i].iov_len);
 
 		memcpy(r->data[i].iov_base, r->blk->serial + r->written, part);
 		r->written += part;
@@ -198,8 +211,8 @@ static int get_id(struct blk_req *r, unsigned n)
 
 static int start_range(struct blk_req *r, unsigned n)
 {
-	uint64_t allowed = r->req.op == BLOCK_DISCARD ? F_DISCARD :
-							F_WRITE_ZEROES;
+	uint64_t allowed =
+		r->req.op == BLOCK_DISCARD ? F_DISCARD : F_WRITE_ZEROES;
 	struct range range;
 
 	if (!(r->blk->v.accepted & allowed))
@@ -235,11 +248,8 @@ static int begin(struct blk_req *r, const struct header *h, unsigned nout,
 		r->req.op = BLOCK_FLUSH;
 		submit(r);
 		return -1;
-	case T_GET_ID:
-		return get_id(r, nin);
-	case T_DISCARD:
-		r->req.op = BLOCK_DISCARD;
-		return start_range(r, nout);
+	case T_GET_ID: return get_id(r, nin);
+	case T_DISCARD: r->req.op = BLOCK_DISCARD; return start_range(r, nout);
 	case T_WRITE_ZEROES:
 		r->req.op = BLOCK_ZERO;
 		return start_range(r, nout);
@@ -257,16 +267,18 @@ static int handle(struct blk *blk, struct blk_req *r,
 	int status;
 
 	if (!nw || nw > PIECES || nr > PIECES)
-		return virtio_broken(&blk->v, "request of %u and %u pieces",
-				     nr, nw);
+		return virtio_broken(&blk->v, "request of %u and %u pieces", nr,
+				     nw);
 	memset(&r->req, 0, sizeof(r->req));
 	r->blk = blk;
 	r->written = 0;
 	memcpy(r->writable, chain->writable, nw * sizeof(r->writable[0]));
 	memcpy(r->gpa, chain->writable_gpa, nw * sizeof(r->gpa[0]));
 	r->chain = (struct virtq_chain){
-		.writable = r->writable, .writable_gpa = r->gpa,
-		.nwritable = nw, .head = chain->head,
+		.writable = r->writable,
+		.writable_gpa = r->gpa,
+		.nwritable = nw,
+		.head = chain->head,
 	};
 	r->status = (uint8_t *)r->writable[nw - 1].iov_base +
 		    r->writable[nw - 1].iov_len - 1;
@@ -276,7 +288,7 @@ static int handle(struct blk *blk, struct blk_req *r,
 	in = h.type == T_IN || h.type == T_GET_ID;
 	if (in) {
 		memcpy(r->data, r->writable, nw * sizeof(r->data[0]));
-		r->data[nw - 1].iov_len--;	/* the status */
+		r->data[nw - 1].iov_len--; /* the status */
 	}
 	status = begin(r, &h, nr, nw);
 	if (status >= 0)
@@ -337,12 +349,12 @@ static void fill_config(const struct blk *blk, uint8_t *config)
 	put32(config, 20, blk->block->sector);
 	if (blk->block->readonly)
 		return;
-	put32(config, 36, MAX_RANGE);			/* discard */
+	put32(config, 36, MAX_RANGE); /* discard */
 	put32(config, 40, 1);
 	put32(config, 44, blk->block->sector / 512);
-	put32(config, 48, MAX_RANGE);			/* write zeroes */
+	put32(config, 48, MAX_RANGE); /* write zeroes */
 	put32(config, 52, 1);
-	config[56] = 1;					/* may unmap */
+	config[56] = 1; /* may unmap */
 }
 
 static int blk_init(struct dev *dev, const void *arg, struct husk_error *err)

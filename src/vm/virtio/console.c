@@ -7,22 +7,22 @@
 
 #include "vm/virtio.h"
 
-#define F_SIZE	BIT(0)
+#define F_SIZE BIT(0)
 
 enum { RX, TX };
-enum { INPUT_SIZE = 4096 };	/* bytes; a pasted screen or two */
+enum { INPUT_SIZE = 4096 }; /* bytes; a pasted screen or two */
 
 /* (i) set in init   (n) under in_lock   (v) under dev->lock */
 struct console {
 	struct virtio v;
-	struct virtio_console_arg arg;		/* (i) */
+	struct virtio_console_arg arg; /* (i) */
 	/* Its own lock, so that output() may call virtio_console_input(). */
 	pthread_mutex_t in_lock;
-	uint8_t input[INPUT_SIZE];		/* (n) a ring */
-	uint32_t in_head, in_len;		/* (n) */
-	bool full;				/* (n) somebody was refused */
-	void (*on_room)(void *sink);		/* (n) */
-	void *room_sink;			/* (n) */
+	uint8_t input[INPUT_SIZE];   /* (n) a ring */
+	uint32_t in_head, in_len;    /* (n) */
+	bool full;		     /* (n) somebody was refused */
+	void (*on_room)(void *sink); /* (n) */
+	void *room_sink;	     /* (n) */
 };
 
 static struct console *to_console(struct dev *dev)

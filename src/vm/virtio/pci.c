@@ -13,13 +13,24 @@
 enum { CAP_VENDOR = 9 };
 enum { CAP_COMMON = 1, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_WINDOW };
 
-enum {					/* the common configuration */
-	C_DEVICE_SELECT = 0, C_DEVICE_FEATURE = 4, C_DRIVER_SELECT = 8,
-	C_DRIVER_FEATURE = 12, C_CONFIG_VECTOR = 16, C_NUM_QUEUES = 18,
-	C_STATUS = 20, C_GENERATION = 21, C_QUEUE_SELECT = 22,
-	C_QUEUE_SIZE = 24, C_QUEUE_VECTOR = 26, C_QUEUE_ENABLE = 28,
-	C_NOTIFY_OFF = 30, C_DESC = 32, C_AVAIL = 40, C_USED = 48,
-	C_SIZE = 64,			/* with notify data and queue reset */
+enum { /* the common configuration */
+       C_DEVICE_SELECT = 0,
+       C_DEVICE_FEATURE = 4,
+       C_DRIVER_SELECT = 8,
+       C_DRIVER_FEATURE = 12,
+       C_CONFIG_VECTOR = 16,
+       C_NUM_QUEUES = 18,
+       C_STATUS = 20,
+       C_GENERATION = 21,
+       C_QUEUE_SELECT = 22,
+       C_QUEUE_SIZE = 24,
+       C_QUEUE_VECTOR = 26,
+       C_QUEUE_ENABLE = 28,
+       C_NOTIFY_OFF = 30,
+       C_DESC = 32,
+       C_AVAIL = 40,
+       C_USED = 48,
+       C_SIZE = 64, /* with notify data and queue reset */
 };
 
 void virtio_pci_notify_locked(struct virtio *v, uint16_t vector, uint8_t isr)
@@ -37,8 +48,8 @@ void virtio_pci_notify_locked(struct virtio *v, uint16_t vector, uint8_t isr)
 
 static struct virtq *selected(struct virtio *v)
 {
-	return v->queue_select < v->class->nqueues ?
-	       v->queue[v->queue_select] : NULL;
+	return v->queue_select < v->class->nqueues ? v->queue[v->queue_select]
+						   : NULL;
 }
 
 static void put(uint8_t *image, unsigned off, uint64_t value, unsigned size)
@@ -127,24 +138,12 @@ static void common_write(struct virtio *v, unsigned off, uint64_t value,
 	struct virtq *q = selected(v);
 
 	switch (off) {
-	case C_DEVICE_SELECT:
-		v->device_select = value;
-		break;
-	case C_DRIVER_SELECT:
-		v->driver_select = value;
-		break;
-	case C_DRIVER_FEATURE:
-		virtio_set_features_locked(v, value);
-		break;
-	case C_CONFIG_VECTOR:
-		v->config_vector = check_vector(v, value);
-		break;
-	case C_STATUS:
-		virtio_set_status_locked(v, value);
-		break;
-	case C_QUEUE_SELECT:
-		v->queue_select = value;
-		break;
+	case C_DEVICE_SELECT: v->device_select = value; break;
+	case C_DRIVER_SELECT: v->driver_select = value; break;
+	case C_DRIVER_FEATURE: virtio_set_features_locked(v, value); break;
+	case C_CONFIG_VECTOR: v->config_vector = check_vector(v, value); break;
+	case C_STATUS: virtio_set_status_locked(v, value); break;
+	case C_QUEUE_SELECT: v->queue_select = value; break;
 	default:
 		if (q)
 			queue_write(v, q, off, value, size);
@@ -195,12 +194,9 @@ static uint64_t read_locked(struct virtio *v, uint64_t off, unsigned size)
 		return value;
 	}
 	switch (off & ~0xfffull) {
-	case VPCI_COMMON:
-		return common_read(v, off, size);
-	case VPCI_ISR:
-		return off == VPCI_ISR ? isr_read(v) : 0;
-	case VPCI_DEVICE:
-		return device_read(v, off - VPCI_DEVICE, size);
+	case VPCI_COMMON: return common_read(v, off, size);
+	case VPCI_ISR: return off == VPCI_ISR ? isr_read(v) : 0;
+	case VPCI_DEVICE: return device_read(v, off - VPCI_DEVICE, size);
 	}
 	return 0;
 }
@@ -217,9 +213,7 @@ static void write_locked(struct virtio *v, uint64_t off, uint64_t value,
 		return;
 	}
 	switch (off & ~0xfffull) {
-	case VPCI_COMMON:
-		common_write(v, off, value, size);
-		break;
+	case VPCI_COMMON: common_write(v, off, value, size); break;
 	case VPCI_DEVICE:
 		device_write(v, off - VPCI_DEVICE, value, size);
 		break;
@@ -295,7 +289,10 @@ static void bar_moved(struct pci_func *f, unsigned bar, uint64_t base)
 
 /* -- the config window (4.1.4.9): BAR access for those without a mapping -- */
 
-struct window { uint32_t off, len; bool valid; };
+struct window {
+	uint32_t off, len;
+	bool valid;
+};
 
 static struct window window_of(struct virtio *v, unsigned off, unsigned len)
 {
@@ -350,11 +347,11 @@ static uint8_t add_cap(struct pci_func *f, uint8_t type, uint8_t len,
 }
 
 static const struct pci_func_ops virtio_pci_ops = {
-	.bar_read	= bar_read,
-	.bar_write	= bar_write,
-	.bar_moved	= bar_moved,
-	.config_written	= config_written,
-	.config_read	= config_read,
+	.bar_read = bar_read,
+	.bar_write = bar_write,
+	.bar_moved = bar_moved,
+	.config_written = config_written,
+	.config_read = config_read,
 };
 
 int virtio_pci_init(struct virtio *v, struct husk_error *err)

@@ -29,7 +29,7 @@ static void ring(int fd)
 	uint64_t one = 1;
 	ssize_t n = write(fd, &one, sizeof(one));
 
-	(void)n;	/* EAGAIN: it is signalled as much as can be */
+	(void)n; /* EAGAIN: it is signalled as much as can be */
 }
 
 void virtq_ring(struct virtq *q)
@@ -329,7 +329,8 @@ static void queue_state(struct virtq *q, struct state *s)
 {
 	char name[32];
 
-#define FIELD(bits, field) do { \
+#define FIELD(bits, field) \
+	do { \
 		snprintf(name, sizeof(name), "q%u." #field, q->index); \
 		state_##bits(s, name, &q->field); \
 	} while (0)

@@ -78,7 +78,7 @@ static uint16_t waiting(struct virtq *q)
 struct walk {
 	const struct virtq_desc *table;
 	uint32_t entries, index;
-	unsigned seen, n;		/* descriptors, pieces */
+	unsigned seen, n; /* descriptors, pieces */
 	uint64_t bytes;
 	bool indirect, writing;
 };
@@ -91,19 +91,23 @@ static int add_piece(struct virtq *q, struct walk *w,
 	if (d->flags & DESC_WRITE)
 		w->writing = true;
 	else if (w->writing)
-		return virtio_broken(q->v, "queue %u: readable after writable "
-				     "descriptor", q->index);
+		return virtio_broken(q->v,
+				     "queue %u: readable after writable "
+				     "descriptor",
+				     q->index);
 	if (!d->len)
 		return 0;
 	w->bytes += d->len;
-	if (w->bytes > UINT32_MAX)	/* virtio 1.2, 2.7.5: at most 2^32 */
+	if (w->bytes > UINT32_MAX) /* virtio 1.2, 2.7.5: at most 2^32 */
 		return virtio_broken(q->v, "queue %u: request too long",
 				     q->index);
 	p = mem_at(mem_of(q), d->addr, d->len);
 	if (!p)
-		return virtio_broken(q->v, "queue %u: buffer %llx+%x is not in "
-				     "memory", q->index,
-				     (unsigned long long)d->addr, d->len);
+		return virtio_broken(q->v,
+				     "queue %u: buffer %llx+%x is not in "
+				     "memory",
+				     q->index, (unsigned long long)d->addr,
+				     d->len);
 	q->iov[w->n] = (struct iovec){ p, d->len };
 	q->gpa[w->n++] = d->addr;
 	if (w->writing)
@@ -122,9 +126,11 @@ static int enter_table(struct virtq *q, struct walk *w,
 				     q->index);
 	w->table = mem_at(mem_of(q), d->addr, d->len);
 	if (!w->table)
-		return virtio_broken(q->v, "queue %u: indirect table %llx+%x "
-				     "is not in memory", q->index,
-				     (unsigned long long)d->addr, d->len);
+		return virtio_broken(q->v,
+				     "queue %u: indirect table %llx+%x "
+				     "is not in memory",
+				     q->index, (unsigned long long)d->addr,
+				     d->len);
 	w->entries = d->len / 16;
 	w->index = 0;
 	w->indirect = true;
@@ -134,16 +140,19 @@ static int enter_table(struct virtq *q, struct walk *w,
 static int walk(struct virtq *q, struct virtq_chain *chain)
 {
 	struct walk w = {
-		.table = q->desc_host, .entries = q->size, .index = chain->head,
+		.table = q->desc_host,
+		.entries = q->size,
+		.index = chain->head,
 	};
 	struct virtq_desc d;
 	int ret;
 
 	for (;;) {
 		if (w.index >= w.entries)
-			return virtio_broken(q->v, "queue %u: descriptor %u of "
-					     "%u", q->index, w.index,
-					     w.entries);
+			return virtio_broken(q->v,
+					     "queue %u: descriptor %u of "
+					     "%u",
+					     q->index, w.index, w.entries);
 		memcpy(&d, &w.table[w.index], sizeof(d));
 		if (d.flags & DESC_INDIRECT) {
 			ret = enter_table(q, &w, &d);

@@ -48,10 +48,8 @@ static bool ends_block(const struct decoded *d)
 	case ZYDIS_CATEGORY_INTERRUPT:
 	case ZYDIS_CATEGORY_SYSCALL:
 	case ZYDIS_CATEGORY_SYSRET:
-	case ZYDIS_CATEGORY_VTX:
-		return true;
-	default:
-		break;
+	case ZYDIS_CATEGORY_VTX: return true;
+	default: break;
 	}
 	switch (d->i.mnemonic) {
 	case ZYDIS_MNEMONIC_HLT:
@@ -103,15 +101,13 @@ static bool ends_block(const struct decoded *d)
 	case ZYDIS_MNEMONIC_RSM:
 	case ZYDIS_MNEMONIC_UD0:
 	case ZYDIS_MNEMONIC_UD1:
-	case ZYDIS_MNEMONIC_UD2:
-		return true;
+	case ZYDIS_MNEMONIC_UD2: return true;
 	case ZYDIS_MNEMONIC_MOV:
 	case ZYDIS_MNEMONIC_POP:
 		return is_class(&d->op[0], ZYDIS_REGCLASS_SEGMENT) ||
 		       is_class(&d->op[0], ZYDIS_REGCLASS_CONTROL) ||
 		       is_class(&d->op[0], ZYDIS_REGCLASS_DEBUG);
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -195,8 +191,7 @@ static void fill(const struct decoded *d, struct insn *in)
 		case ZYDIS_OPERAND_TYPE_POINTER:
 			in->imm = op->ptr.offset;
 			break;
-		default:
-			break;
+		default: break;
 		}
 	}
 	if (ends_block(d))
@@ -221,15 +216,10 @@ static void init_decoder(ZydisDecoder *z, enum cpu_mode mode)
 		m = ZYDIS_MACHINE_MODE_LEGACY_32;
 		w = ZYDIS_STACK_WIDTH_32;
 		break;
-	case MODE_C16:
-		m = ZYDIS_MACHINE_MODE_LONG_COMPAT_16;
-		break;
-	case MODE_P16:
-		m = ZYDIS_MACHINE_MODE_LEGACY_16;
-		break;
+	case MODE_C16: m = ZYDIS_MACHINE_MODE_LONG_COMPAT_16; break;
+	case MODE_P16: m = ZYDIS_MACHINE_MODE_LEGACY_16; break;
 	case MODE_REAL:
-	case MODE_VM86:
-		break;
+	case MODE_VM86: break;
 	}
 	ZydisDecoderInit(z, m, w);
 	/* Without MPX its opcodes are NOPs with an operand. */

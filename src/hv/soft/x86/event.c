@@ -14,7 +14,7 @@ struct event {
 	bool has_error;
 	uint32_t error;
 	unsigned ext;
-	uint64_t rip, flags;	/* what is pushed */
+	uint64_t rip, flags; /* what is pushed */
 };
 
 static bool contributory(unsigned v)
@@ -77,8 +77,8 @@ static void deliver_real(struct cpu *c, const struct event *e)
 }
 
 /* Checks of the code segment a gate points to; new CPL to *cpl. */
-static struct segreg gate_cs(struct cpu *c, const struct event *e,
-			     uint16_t sel, unsigned *cpl)
+static struct segreg gate_cs(struct cpu *c, const struct event *e, uint16_t sel,
+			     unsigned *cpl)
 {
 	uint32_t err = (sel & ~3u) | e->ext;
 	struct segreg cs;
@@ -240,8 +240,11 @@ void x86_deliver(struct cpu *c, enum event_kind kind, uint8_t vector,
 {
 	bool inst = kind == EVENT_SOFT_INT || kind == EVENT_ICEBP;
 	struct event e = {
-		.kind = kind, .vector = vector, .has_error = has_error,
-		.error = error, .ext = kind != EVENT_SOFT_INT,
+		.kind = kind,
+		.vector = vector,
+		.has_error = has_error,
+		.error = error,
+		.ext = kind != EVENT_SOFT_INT,
 		.rip = inst ? c->gpr[R_NEXT] : c->rip,
 		.flags = c->rflags,
 	};

@@ -39,7 +39,7 @@ enum { CHUNK = 4 << 20, MAX_CHUNKS = 4, THUNK_MAX = 512, KEY = 20 };
 
 /* Offsets are known to the generated code. */
 struct fpu_ctx {
-	uint8_t buf[128];		/* [rdi] */
+	uint8_t buf[128]; /* [rdi] */
 	uint64_t rax, rdx, rcx, flags;
 	uint32_t mx_in, mx_out, mx_unmasked, mx_host;
 	uint8_t pad[16];
@@ -54,17 +54,17 @@ struct thunk {
 	void (*code)(struct fpu_ctx *x, void *image);
 	insn_fn *fn;
 	uint16_t mnemonic;
-	uint16_t opcode;	/* x87: FOP */
+	uint16_t opcode; /* x87: FOP */
 	uint8_t msize, align;
 	bool mread, mwrite;
-	bool gpr, gread, gwrite;	/* explicit general register */
-	bool implicit, rcx;		/* reads eax edx; writes ecx */
+	bool gpr, gread, gwrite; /* explicit general register */
+	bool implicit, rcx;	 /* reads eax edx; writes ecx */
 	bool flags_in, flags_out;
 	bool vex, mmx, sse, mx;
 	bool waits;
-	uint8_t x87;			/* X_* */
-	uint8_t reg, rm, vvvv, vl;	/* vector registers, vector bytes */
-	uint8_t es, is;			/* element, index element bytes */
+	uint8_t x87;		   /* X_* */
+	uint8_t reg, rm, vvvv, vl; /* vector registers, vector bytes */
+	uint8_t es, is;		   /* element, index element bytes */
 	uint8_t scale, seg, adsize;
 	bool store;
 };
@@ -74,7 +74,7 @@ struct fpu_cache {
 	struct thunk *hash[4096];
 	uint8_t *rw[MAX_CHUNKS], *rx[MAX_CHUNKS];
 	unsigned nchunks;
-	size_t used;			/* of the last chunk */
+	size_t used; /* of the last chunk */
 };
 
 static struct fpu_cache *fpu_cache(struct cpu *c)
@@ -211,11 +211,12 @@ static void e4(struct emit *e, uint32_t v)
 }
 
 /* op (up to 3 bytes, first in the high byte) with [rdi + context field] */
-#define E_CTX(e, field, ...) do {					\
-	const uint8_t b_[] = { __VA_ARGS__ };				\
-	e_bytes(e, b_, sizeof(b_));					\
-	e4(e, offsetof(struct fpu_ctx, field));				\
-} while (0)
+#define E_CTX(e, field, ...) \
+	do { \
+		const uint8_t b_[] = { __VA_ARGS__ }; \
+		e_bytes(e, b_, sizeof(b_)); \
+		e4(e, offsetof(struct fpu_ctx, field)); \
+	} while (0)
 
 /* movups xmm, [rsi + n] and back */
 static void e_movups(struct emit *e, unsigned n, bool store)
@@ -242,9 +243,9 @@ static void e_vex(struct emit *e, unsigned n, unsigned map, unsigned b2,
 static void e_ymm(struct emit *e, unsigned n, bool store)
 {
 	e_vex(e, n, 1, 0x78, store ? 0x11 : 0x10, FX_XMM + 16 * n);
-	if (store)	/* vextractf128 [rsi + n], ymm, 1 */
+	if (store) /* vextractf128 [rsi + n], ymm, 1 */
 		e_vex(e, n, 3, 0x7d, 0x19, FX_YMM + 16 * n);
-	else		/* vinsertf128 ymm, ymm, [rsi + n], 1 */
+	else /* vinsertf128 ymm, ymm, [rsi + n], 1 */
 		e_vex(e, n, 3, 0x05 | (~n & 15) << 3, 0x18, FX_YMM + 16 * n);
 	e1(e, 1);
 }
@@ -257,10 +258,8 @@ static bool is_gpr(const ZydisDecodedOperand *op)
 	case ZYDIS_REGCLASS_GPR8:
 	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return true;
-	default:
-		return false;
+	case ZYDIS_REGCLASS_GPR64: return true;
+	default: return false;
 	}
 }
 
@@ -340,8 +339,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 		for (; at < i->length; at++) {
 			uint8_t p = b[at];
 
-			if (p == 0xf2 || p == 0xf3 ||
-			    (p == 0x66 && !is_x87))
+			if (p == 0xf2 || p == 0xf3 || (p == 0x66 && !is_x87))
 				out[n++] = p;
 			else if (p != 0x66 && p != 0x67 && p != 0x2e &&
 				 p != 0x36 && p != 0x3e && p != 0x26 &&
@@ -377,14 +375,15 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 	}
 	if (i->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		out[n++] = 0xc4;
-		out[n++] = (uint8_t)((r ? 0 : 0x80) | 0x40 |
-				     (x_b ? 0 : 0x20) | i->raw.vex.m_mmmm);
+		out[n++] = (uint8_t)((r ? 0 : 0x80) | 0x40 | (x_b ? 0 : 0x20) |
+				     i->raw.vex.m_mmmm);
 		out[n++] = (uint8_t)(w << 7 | vvvv << 3 |
 				     (t->vl == 32 ? 4 : 0) | i->raw.vex.pp);
 		out[n++] = b[at];
 	} else {
-		unsigned end = i->attributes & ZYDIS_ATTRIB_HAS_MODRM ?
-			       i->raw.modrm.offset : i->length;
+		unsigned end = i->attributes & ZYDIS_ATTRIB_HAS_MODRM
+				       ? i->raw.modrm.offset
+				       : i->length;
 
 		if (is_x87) {
 			if (t->msize == 14 || t->msize == 94)
@@ -410,8 +409,8 @@ static insn_fn op_vec, op_x87, op_maskmov, op_gather, op_maskmovdqu;
 static insn_fn op_vload, op_vstore, op_vcopy, op_loadz, op_storelow;
 
 /* What the thunk must carry in and out, from the operand list. */
-static void describe(const struct decoded *d, struct thunk *t,
-		     uint32_t *read, uint32_t *written)
+static void describe(const struct decoded *d, struct thunk *t, uint32_t *read,
+		     uint32_t *written)
 {
 	const ZydisDecodedInstruction *i = &d->i;
 
@@ -438,11 +437,8 @@ static void describe(const struct decoded *d, struct thunk *t,
 				*written |= 1u << (n & 15);
 			t->sse = true;
 			break;
-		case ZYDIS_REGCLASS_MMX:
-			t->mmx = true;
-			break;
-		default:
-			break;
+		case ZYDIS_REGCLASS_MMX: t->mmx = true; break;
+		default: break;
 		}
 		if (!is_gpr(op))
 			continue;
@@ -467,18 +463,22 @@ static void describe(const struct decoded *d, struct thunk *t,
 static uint8_t alignment(const struct decoded *d, const struct thunk *t)
 {
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD:
-	case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
-	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
-	case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
-		return 0;
-	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
-	case ZYDIS_MNEMONIC_VMOVDQA: case ZYDIS_MNEMONIC_VMOVNTPS:
-	case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
-		return t->msize;
-	default:
-		return !t->vex && t->msize == 16 ? 16 : 0;
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI:
+	case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA: return t->msize;
+	default: return !t->vex && t->msize == 16 ? 16 : 0;
 	}
 }
 
@@ -486,12 +486,13 @@ static uint8_t alignment(const struct decoded *d, const struct thunk *t)
 static bool touches_mxcsr(const struct decoded *d)
 {
 	switch (d->i.meta.exception_class) {
-	case ZYDIS_EXCEPTION_CLASS_SSE1: case ZYDIS_EXCEPTION_CLASS_SSE4:
-	case ZYDIS_EXCEPTION_CLASS_SSE7: case ZYDIS_EXCEPTION_CLASS_AVX1:
-	case ZYDIS_EXCEPTION_CLASS_AVX4: case ZYDIS_EXCEPTION_CLASS_AVX7:
-		return false;
-	default:
-		return true;
+	case ZYDIS_EXCEPTION_CLASS_SSE1:
+	case ZYDIS_EXCEPTION_CLASS_SSE4:
+	case ZYDIS_EXCEPTION_CLASS_SSE7:
+	case ZYDIS_EXCEPTION_CLASS_AVX1:
+	case ZYDIS_EXCEPTION_CLASS_AVX4:
+	case ZYDIS_EXCEPTION_CLASS_AVX7: return false;
+	default: return true;
 	}
 }
 
@@ -512,17 +513,14 @@ static void x87_kind(const struct decoded *d, struct thunk *t)
 		t->x87 = X_STENV;
 		t->waits = false;
 		break;
-	case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FNSTSW:
-	case ZYDIS_MNEMONIC_FNSTCW:
-		t->waits = false;
-		break;
-	case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FRSTOR:
-		t->x87 = X_LDENV;
-		break;
-	case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FNOP:
-		break;
-	default:
-		t->x87 = X_PLAIN;
+	case ZYDIS_MNEMONIC_FNCLEX:
+	case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FNSTCW: t->waits = false; break;
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR: t->x87 = X_LDENV; break;
+	case ZYDIS_MNEMONIC_FLDCW:
+	case ZYDIS_MNEMONIC_FNOP: break;
+	default: t->x87 = X_PLAIN;
 	}
 }
 
@@ -535,7 +533,7 @@ static unsigned generate(struct emit *e, const struct thunk *t,
 	uint32_t rel;
 
 	if (x87)
-		e_bytes(e, "\x48\x0f\xae\x0e", 4);	/* fxrstor64 [rsi] */
+		e_bytes(e, "\x48\x0f\xae\x0e", 4); /* fxrstor64 [rsi] */
 	for (unsigned n = 0; n < 16 && !x87; n++) {
 		if (!(read & 1u << n))
 			continue;
@@ -549,14 +547,14 @@ static unsigned generate(struct emit *e, const struct thunk *t,
 	if (t->implicit)
 		E_CTX(e, rdx, 0x48, 0x8b, 0x97);
 	if (t->mx)
-		E_CTX(e, mx_in, 0x0f, 0xae, 0x97);	/* ldmxcsr */
+		E_CTX(e, mx_in, 0x0f, 0xae, 0x97); /* ldmxcsr */
 	if (t->flags_in) {
-		E_CTX(e, flags, 0xff, 0xb7);		/* push; popfq */
+		E_CTX(e, flags, 0xff, 0xb7); /* push; popfq */
 		e1(e, 0x9d);
 	}
 	e_bytes(e, code, len);
 	if (t->flags_out) {
-		e1(e, 0x9c);				/* pushfq; pop */
+		e1(e, 0x9c); /* pushfq; pop */
 		E_CTX(e, flags, 0x8f, 0x87);
 	}
 	if (t->gwrite)
@@ -564,17 +562,17 @@ static unsigned generate(struct emit *e, const struct thunk *t,
 	if (t->rcx)
 		E_CTX(e, rcx, 0x48, 0x89, 0x8f);
 	if (t->mx)
-		E_CTX(e, mx_out, 0x0f, 0xae, 0x9f);	/* stmxcsr */
+		E_CTX(e, mx_out, 0x0f, 0xae, 0x9f); /* stmxcsr */
 	if (x87) {
-		E_CTX(e, img, 0x48, 0x0f, 0xae, 0x87);	/* fxsave64 */
-		e_bytes(e, "\xdb\xe3", 2);		/* fninit */
+		E_CTX(e, img, 0x48, 0x0f, 0xae, 0x87); /* fxsave64 */
+		e_bytes(e, "\xdb\xe3", 2);	       /* fninit */
 	}
 	if (t->mx || x87)
 		E_CTX(e, mx_host, 0x0f, 0xae, 0x97);
 	if (t->mx && !x87) {
-		E_CTX(e, mx_out, 0x8b, 0x8f);		/* mov ecx */
-		E_CTX(e, mx_unmasked, 0x85, 0x8f);	/* test ecx */
-		e_bytes(e, "\x0f\x85", 2);		/* jnz end */
+		E_CTX(e, mx_out, 0x8b, 0x8f);	   /* mov ecx */
+		E_CTX(e, mx_unmasked, 0x85, 0x8f); /* test ecx */
+		e_bytes(e, "\x0f\x85", 2);	   /* jnz end */
 		skip = e->p;
 		e4(e, 0);
 	}
@@ -591,7 +589,7 @@ static unsigned generate(struct emit *e, const struct thunk *t,
 		memcpy(skip, &rel, 4);
 	}
 	if (t->vex)
-		e_bytes(e, "\xc5\xf8\x77", 3);		/* vzeroupper */
+		e_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
 	e1(e, 0xc3);
 	return (unsigned)(e->p - start);
 }
@@ -663,20 +661,29 @@ static insn_fn *move_handler(const struct decoded *d, struct thunk *t)
 {
 	t->store = in_modrm(&d->op[0], ZYDIS_OPERAND_ENCODING_MODRM_RM);
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD:
-	case ZYDIS_MNEMONIC_MOVAPS: case ZYDIS_MNEMONIC_MOVAPD:
-	case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_MOVDQA:
-	case ZYDIS_MNEMONIC_VMOVUPS: case ZYDIS_MNEMONIC_VMOVUPD:
-	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD:
-	case ZYDIS_MNEMONIC_VMOVDQU: case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVAPS:
+	case ZYDIS_MNEMONIC_MOVAPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_MOVDQA:
+	case ZYDIS_MNEMONIC_VMOVUPS:
+	case ZYDIS_MNEMONIC_VMOVUPD:
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQU:
+	case ZYDIS_MNEMONIC_VMOVDQA:
 		return t->mread ? op_vload : t->mwrite ? op_vstore : op_vcopy;
-	case ZYDIS_MNEMONIC_MOVSS: case ZYDIS_MNEMONIC_MOVSD:
-	case ZYDIS_MNEMONIC_MOVD: case ZYDIS_MNEMONIC_MOVQ:
-	case ZYDIS_MNEMONIC_VMOVSS: case ZYDIS_MNEMONIC_VMOVSD:
-	case ZYDIS_MNEMONIC_VMOVD: case ZYDIS_MNEMONIC_VMOVQ:
+	case ZYDIS_MNEMONIC_MOVSS:
+	case ZYDIS_MNEMONIC_MOVSD:
+	case ZYDIS_MNEMONIC_MOVD:
+	case ZYDIS_MNEMONIC_MOVQ:
+	case ZYDIS_MNEMONIC_VMOVSS:
+	case ZYDIS_MNEMONIC_VMOVSD:
+	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VMOVQ:
 		return t->mread ? op_loadz : t->mwrite ? op_storelow : NULL;
-	default:
-		return NULL;
+	default: return NULL;
 	}
 }
 
@@ -687,22 +694,32 @@ static insn_fn *special_handler(const struct decoded *d, struct thunk *t)
 	if (t->vex)
 		w = d->i.raw.vex.W;
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_VMASKMOVPS: case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVD: case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
 		t->es = d->i.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD ||
-			d->i.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ ? 8 : 4;
+					d->i.mnemonic ==
+						ZYDIS_MNEMONIC_VPMASKMOVQ
+				? 8
+				: 4;
 		t->store = d->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
 		return op_maskmov;
-	case ZYDIS_MNEMONIC_VGATHERDPS: case ZYDIS_MNEMONIC_VGATHERDPD:
-	case ZYDIS_MNEMONIC_VGATHERQPS: case ZYDIS_MNEMONIC_VGATHERQPD:
-	case ZYDIS_MNEMONIC_VPGATHERDD: case ZYDIS_MNEMONIC_VPGATHERDQ:
-	case ZYDIS_MNEMONIC_VPGATHERQD: case ZYDIS_MNEMONIC_VPGATHERQQ:
+	case ZYDIS_MNEMONIC_VGATHERDPS:
+	case ZYDIS_MNEMONIC_VGATHERDPD:
+	case ZYDIS_MNEMONIC_VGATHERQPS:
+	case ZYDIS_MNEMONIC_VGATHERQPD:
+	case ZYDIS_MNEMONIC_VPGATHERDD:
+	case ZYDIS_MNEMONIC_VPGATHERDQ:
+	case ZYDIS_MNEMONIC_VPGATHERQD:
+	case ZYDIS_MNEMONIC_VPGATHERQQ:
 		t->es = w ? 8 : 4;
 		t->is = d->i.opcode & 1 ? 8 : 4;
 		t->rm = (uint8_t)(ZydisRegisterGetId(d->op[1].mem.index) & 15);
 		t->scale = d->i.raw.sib.scale;
 		return op_gather;
-	case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
 	case ZYDIS_MNEMONIC_MASKMOVQ:
 		t->seg = SEG_DS;
 		t->adsize = d->i.address_width / 8;
@@ -711,8 +728,7 @@ static insn_fn *special_handler(const struct decoded *d, struct thunk *t)
 				t->seg = (uint8_t)(ZydisRegisterGetId(
 					d->op[k].mem.segment));
 		return op_maskmovdqu;
-	default:
-		return move_handler(d, t);
+	default: return move_handler(d, t);
 	}
 }
 
@@ -736,8 +752,7 @@ static bool decode_again(const struct insn *in, struct decoded *d)
 		mm = ZYDIS_MACHINE_MODE_LEGACY_32;
 		sw = ZYDIS_STACK_WIDTH_32;
 		break;
-	case MODE_64:
-		break;
+	case MODE_64: break;
 	}
 	return ZYAN_SUCCESS(ZydisDecoderInit(&dec, mm, sw)) &&
 	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec, in->bytes, in->len,
@@ -864,8 +879,8 @@ static void mx_commit(struct cpu *c, struct fpu_ctx *x)
 	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & 0x3f));
 }
 
-static void regs_in(struct cpu *c, const struct insn *in,
-		    const struct thunk *t, struct fpu_ctx *x)
+static void regs_in(struct cpu *c, const struct insn *in, const struct thunk *t,
+		    struct fpu_ctx *x)
 {
 	if (t->gpr)
 		x->rax = c->gpr[in->reg];
@@ -1049,16 +1064,17 @@ static void op_gather(struct cpu *c, const struct insn *in)
 	vget(c, t->reg, v);
 	memset(v + n * t->es, 0, 32 - n * t->es);
 	for (unsigned i = 0; i < n; i++) {
-		uint64_t off = t->is == 8 ? fx64(idx, i * 8) :
-			       (uint64_t)(int64_t)(int32_t)fx32(idx, i * 4);
+		uint64_t off =
+			t->is == 8
+				? fx64(idx, i * 8)
+				: (uint64_t)(int64_t)(int32_t)fx32(idx, i * 4);
 
 		if (!sign(mask, i, t->es))
 			continue;
 		off = base + (off << t->scale);
 		if (in->adsize == 4)
 			off = (uint32_t)off;
-		mem_read(c, in->seg,
-			 seg_linear(c, in->seg, off, t->es, false),
+		mem_read(c, in->seg, seg_linear(c, in->seg, off, t->es, false),
 			 v + i * t->es, t->es);
 	}
 	memset(mask, 0, sizeof(mask));
@@ -1210,8 +1226,8 @@ static void env_put(struct cpu *c, uint8_t *b, bool wide)
 		bool real = real_format(c);
 
 		fx_put16(b, 6, (uint16_t)ip);
-		fx_put16(b, 8, real ? (uint16_t)((ip >> 4 & 0xf000) | fop) :
-			 cs);
+		fx_put16(b, 8,
+			 real ? (uint16_t)((ip >> 4 & 0xf000) | fop) : cs);
 		fx_put16(b, 10, (uint16_t)dp);
 		fx_put16(b, 12, real ? (uint16_t)(dp >> 4 & 0xf000) : ds);
 	}
@@ -1261,15 +1277,9 @@ static void x87_pointers(struct cpu *c, const struct insn *in,
 		env_put(c, x->buf, wide);
 		memset(x->img + FX_FOP, 0, FX_MXCSR - FX_FOP);
 		break;
-	case X_INIT:
-		memset(x->img + FX_FOP, 0, FX_MXCSR - FX_FOP);
-		break;
-	case X_STENV:
-		env_put(c, x->buf, wide);
-		break;
-	case X_LDENV:
-		env_get(c, x->buf, wide, x->img);
-		break;
+	case X_INIT: memset(x->img + FX_FOP, 0, FX_MXCSR - FX_FOP); break;
+	case X_STENV: env_put(c, x->buf, wide); break;
+	case X_LDENV: env_get(c, x->buf, wide, x->img); break;
 	case X_PLAIN:
 		/* AMD records them for an unmasked exception only. */
 		if (!(fx16(x->img, FX_FSW) & FSW_ES))
@@ -1278,8 +1288,7 @@ static void x87_pointers(struct cpu *c, const struct insn *in,
 		fx_put64(x->img, FX_FIP, c->rip);
 		fx_put64(x->img, FX_FDP, t->msize ? ea_offset(c, in) : 0);
 		break;
-	default:
-		break;
+	default: break;
 	}
 }
 
@@ -1338,10 +1347,8 @@ static bool has_vector(const struct decoded *d)
 		switch (vec_class(&d->op[k])) {
 		case ZYDIS_REGCLASS_XMM:
 		case ZYDIS_REGCLASS_YMM:
-		case ZYDIS_REGCLASS_MMX:
-			return true;
-		default:
-			break;
+		case ZYDIS_REGCLASS_MMX: return true;
+		default: break;
 		}
 	}
 	return false;
@@ -1350,23 +1357,30 @@ static bool has_vector(const struct decoded *d)
 static bool is_ours(const struct decoded *d)
 {
 	switch (d->i.meta.isa_ext) {
-	case ZYDIS_ISA_EXT_X87:
-		return true;
-	case ZYDIS_ISA_EXT_MMX: case ZYDIS_ISA_EXT_SSE:
-	case ZYDIS_ISA_EXT_SSE2: case ZYDIS_ISA_EXT_SSE3:
-	case ZYDIS_ISA_EXT_SSSE3: case ZYDIS_ISA_EXT_SSE4:
-	case ZYDIS_ISA_EXT_AES: case ZYDIS_ISA_EXT_PCLMULQDQ:
-	case ZYDIS_ISA_EXT_SHA: case ZYDIS_ISA_EXT_GFNI:
-	case ZYDIS_ISA_EXT_AVX: case ZYDIS_ISA_EXT_AVX2:
-	case ZYDIS_ISA_EXT_AVX2GATHER: case ZYDIS_ISA_EXT_AVXAES:
-	case ZYDIS_ISA_EXT_FMA: case ZYDIS_ISA_EXT_F16C:
-	case ZYDIS_ISA_EXT_VAES: case ZYDIS_ISA_EXT_VPCLMULQDQ:
+	case ZYDIS_ISA_EXT_X87: return true;
+	case ZYDIS_ISA_EXT_MMX:
+	case ZYDIS_ISA_EXT_SSE:
+	case ZYDIS_ISA_EXT_SSE2:
+	case ZYDIS_ISA_EXT_SSE3:
+	case ZYDIS_ISA_EXT_SSSE3:
+	case ZYDIS_ISA_EXT_SSE4:
+	case ZYDIS_ISA_EXT_AES:
+	case ZYDIS_ISA_EXT_PCLMULQDQ:
+	case ZYDIS_ISA_EXT_SHA:
+	case ZYDIS_ISA_EXT_GFNI:
+	case ZYDIS_ISA_EXT_AVX:
+	case ZYDIS_ISA_EXT_AVX2:
+	case ZYDIS_ISA_EXT_AVX2GATHER:
+	case ZYDIS_ISA_EXT_AVXAES:
+	case ZYDIS_ISA_EXT_FMA:
+	case ZYDIS_ISA_EXT_F16C:
+	case ZYDIS_ISA_EXT_VAES:
+	case ZYDIS_ISA_EXT_VPCLMULQDQ:
 	case ZYDIS_ISA_EXT_AVX_VNNI:
 		/* CVTSD2SI from memory names no vector register. */
 		return has_vector(d) ||
 		       d->i.meta.category == ZYDIS_CATEGORY_CONVERT;
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -1389,8 +1403,7 @@ insn_fn *bind_fpu(const struct decoded *d, struct insn *in)
 		in->reg = (uint8_t)ZydisRegisterGetId(d->op[1].reg.value);
 		in->imm2 = (uint8_t)(d->op[1].size / 8);
 		return op_movnti;
-	default:
-		break;
+	default: break;
 	}
 	if (d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)

@@ -12,12 +12,29 @@
 
 #include "hv/soft/x86/decode.h"
 
-enum { FX_FCW = 0, FX_FSW = 2, FX_FTW = 4, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16,
-       FX_MXCSR = 24, FX_MXCSR_MASK = 28, FX_ST = 32, FX_XMM = 160,
-       FX_XSTATE_BV = 512, FX_XCOMP_BV = 520, FX_YMM = 576, FX_END = 832 };
+enum {
+	FX_FCW = 0,
+	FX_FSW = 2,
+	FX_FTW = 4,
+	FX_FOP = 6,
+	FX_FIP = 8,
+	FX_FDP = 16,
+	FX_MXCSR = 24,
+	FX_MXCSR_MASK = 28,
+	FX_ST = 32,
+	FX_XMM = 160,
+	FX_XSTATE_BV = 512,
+	FX_XCOMP_BV = 520,
+	FX_YMM = 576,
+	FX_END = 832
+};
 
-enum { MXCSR_VALID = 0xffff, MXCSR_INIT = 0x1f80, FSW_ES = 0x80,
-       FSW_B = 0x8000 };
+enum {
+	MXCSR_VALID = 0xffff,
+	MXCSR_INIT = 0x1f80,
+	FSW_ES = 0x80,
+	FSW_B = 0x8000
+};
 
 static inline uint16_t fx16(const uint8_t *p, unsigned off)
 {

@@ -81,13 +81,14 @@ static inline bool poke_if(void *p, unsigned size, uint64_t *old, uint64_t v)
 {
 	bool ok;
 
-#define CMPXCHG(T, S)							\
-	do {								\
-		T a = (T)*old;						\
-		__asm__ volatile("lock cmpxchg" S " %[v], %[m]"		\
-				 : [m] "+m"(*(T *)p), "+a"(a), "=@ccz"(ok)\
-				 : [v] "r"((T)v) : "memory");		\
-		*old = a;						\
+#define CMPXCHG(T, S) \
+	do { \
+		T a = (T)*old; \
+		__asm__ volatile("lock cmpxchg" S " %[v], %[m]" \
+				 : [m] "+m"(*(T *)p), "+a"(a), "=@ccz"(ok) \
+				 : [v] "r"((T)v) \
+				 : "memory"); \
+		*old = a; \
 	} while (0)
 	switch (size) {
 	case 1: CMPXCHG(u1, "b"); break;
@@ -150,120 +151,125 @@ static bool rmw_commit(struct cpu *c, const struct insn *in, struct rmw *m,
 
 #define SETS_CF "btq $0, %[fl]\n\t"
 
-#define KERNEL(name, pre, insn, SZ)					\
-static inline u##SZ name##SZ(uint64_t *fl, u##SZ a, u##SZ b)		\
-{									\
-	uint16_t f;							\
-									\
-	__asm__(pre insn "\n\tlahf\n\tseto %%al"			\
-		: [a] "+r"(a), "=a"(f)					\
-		: [b] "r"(b), [fl] "r"(*fl) : "cc");			\
-	*fl = merge_flags(*fl, f);					\
-	return a;							\
-}
+#define KERNEL(name, pre, insn, SZ) \
+	static inline u##SZ name##SZ(uint64_t *fl, u##SZ a, u##SZ b) \
+	{ \
+		uint16_t f; \
+\
+		__asm__(pre insn "\n\tlahf\n\tseto %%al" \
+			: [a] "+r"(a), "=a"(f) \
+			: [b] "r"(b), [fl] "r"(*fl) \
+			: "cc"); \
+		*fl = merge_flags(*fl, f); \
+		return a; \
+	}
 
-#define LOCKED(name, pre, insn, SZ)					\
-static inline void name##_lock##SZ(uint64_t *fl, u##SZ *p, u##SZ b)	\
-{									\
-	uint16_t f;							\
-									\
-	__asm__ volatile(pre "lock " insn "\n\tlahf\n\tseto %%al"	\
-			 : [a] "+m"(*p), "=a"(f)			\
-			 : [b] "r"(b), [fl] "r"(*fl) : "cc", "memory");	\
-	*fl = merge_flags(*fl, f);					\
-}
+#define LOCKED(name, pre, insn, SZ) \
+	static inline void name##_lock##SZ(uint64_t *fl, u##SZ *p, u##SZ b) \
+	{ \
+		uint16_t f; \
+\
+		__asm__ volatile(pre "lock " insn "\n\tlahf\n\tseto %%al" \
+				 : [a] "+m"(*p), "=a"(f) \
+				 : [b] "r"(b), [fl] "r"(*fl) \
+				 : "cc", "memory"); \
+		*fl = merge_flags(*fl, f); \
+	}
 
-#define READING_FORMS(name, SZ, SET)					\
-static void name##_rr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags, v;					\
-									\
-	v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ),		\
-		     (u##SZ)get_reg(c, in->rm, SZ));			\
-	SET;								\
-	c->rflags = fl;							\
-}									\
-static void name##_ri##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags, v;					\
-									\
-	v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), (u##SZ)in->imm);\
-	SET;								\
-	c->rflags = fl;							\
-}									\
-static void name##_rm##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags, v = load(c, in, SZ);			\
-									\
-	v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), (u##SZ)v);	\
-	SET;								\
-	c->rflags = fl;							\
-}
+#define READING_FORMS(name, SZ, SET) \
+	static void name##_rr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v; \
+\
+		v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), \
+			     (u##SZ)get_reg(c, in->rm, SZ)); \
+		SET; \
+		c->rflags = fl; \
+	} \
+	static void name##_ri##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v; \
+\
+		v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), \
+			     (u##SZ)in->imm); \
+		SET; \
+		c->rflags = fl; \
+	} \
+	static void name##_rm##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v = load(c, in, SZ); \
+\
+		v = name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), (u##SZ)v); \
+		SET; \
+		c->rflags = fl; \
+	}
 
-#define WRITING_FORMS(name, SZ)						\
-static void name##_rmw##SZ(struct cpu *c, const struct insn *in, u##SZ b)\
-{									\
-	uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true);	\
-	u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v;			\
-									\
-	if (likely(p)) {						\
-		*p = name##SZ(&fl, *p, b);				\
-	} else {							\
-		v = (u##SZ)ld_size(c, in->seg, lin, SZ);		\
-		v = name##SZ(&fl, v, b);				\
-		st_size(c, in->seg, lin, SZ, v);			\
-	}								\
-	c->rflags = fl;							\
-}									\
-static void name##_lrmw##SZ(struct cpu *c, const struct insn *in, u##SZ b)\
-{									\
-	uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true);	\
-	u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v;			\
-									\
-	if (likely(p)) {						\
-		name##_lock##SZ(&fl, p, b);				\
-	} else {							\
-		mem_check(c, in->seg, lin, SZ, true);			\
-		world_stop(c->vm, c);					\
-		v = (u##SZ)ld_size(c, in->seg, lin, SZ);		\
-		v = name##SZ(&fl, v, b);				\
-		st_size(c, in->seg, lin, SZ, v);			\
-		world_start(c->vm, c);					\
-	}								\
-	c->rflags = fl;							\
-}									\
-static void name##_mr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	name##_rmw##SZ(c, in, (u##SZ)get_reg(c, in->reg, SZ));		\
-}									\
-static void name##_mi##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	name##_rmw##SZ(c, in, (u##SZ)in->imm);				\
-}									\
-static void name##_lmr##SZ(struct cpu *c, const struct insn *in)	\
-{									\
-	name##_lrmw##SZ(c, in, (u##SZ)get_reg(c, in->reg, SZ));		\
-}									\
-static void name##_lmi##SZ(struct cpu *c, const struct insn *in)	\
-{									\
-	name##_lrmw##SZ(c, in, (u##SZ)in->imm);				\
-}
+#define WRITING_FORMS(name, SZ) \
+	static void name##_rmw##SZ(struct cpu *c, const struct insn *in, \
+				   u##SZ b) \
+	{ \
+		uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true); \
+		u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v; \
+\
+		if (likely(p)) { \
+			*p = name##SZ(&fl, *p, b); \
+		} else { \
+			v = (u##SZ)ld_size(c, in->seg, lin, SZ); \
+			v = name##SZ(&fl, v, b); \
+			st_size(c, in->seg, lin, SZ, v); \
+		} \
+		c->rflags = fl; \
+	} \
+	static void name##_lrmw##SZ(struct cpu *c, const struct insn *in, \
+				    u##SZ b) \
+	{ \
+		uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true); \
+		u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v; \
+\
+		if (likely(p)) { \
+			name##_lock##SZ(&fl, p, b); \
+		} else { \
+			mem_check(c, in->seg, lin, SZ, true); \
+			world_stop(c->vm, c); \
+			v = (u##SZ)ld_size(c, in->seg, lin, SZ); \
+			v = name##SZ(&fl, v, b); \
+			st_size(c, in->seg, lin, SZ, v); \
+			world_start(c->vm, c); \
+		} \
+		c->rflags = fl; \
+	} \
+	static void name##_mr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_rmw##SZ(c, in, (u##SZ)get_reg(c, in->reg, SZ)); \
+	} \
+	static void name##_mi##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_rmw##SZ(c, in, (u##SZ)in->imm); \
+	} \
+	static void name##_lmr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_lrmw##SZ(c, in, (u##SZ)get_reg(c, in->reg, SZ)); \
+	} \
+	static void name##_lmi##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_lrmw##SZ(c, in, (u##SZ)in->imm); \
+	}
 
-#define COMPARING_FORMS(name, SZ)					\
-static void name##_mr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags, v = load(c, in, SZ);			\
-									\
-	name##SZ(&fl, (u##SZ)v, (u##SZ)get_reg(c, in->reg, SZ));	\
-	c->rflags = fl;							\
-}									\
-static void name##_mi##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags, v = load(c, in, SZ);			\
-									\
-	name##SZ(&fl, (u##SZ)v, (u##SZ)in->imm);			\
-	c->rflags = fl;							\
-}
+#define COMPARING_FORMS(name, SZ) \
+	static void name##_mr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v = load(c, in, SZ); \
+\
+		name##SZ(&fl, (u##SZ)v, (u##SZ)get_reg(c, in->reg, SZ)); \
+		c->rflags = fl; \
+	} \
+	static void name##_mi##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v = load(c, in, SZ); \
+\
+		name##SZ(&fl, (u##SZ)v, (u##SZ)in->imm); \
+		c->rflags = fl; \
+	}
 
 enum form { RR, RI, RM, MR, MI, LMR, LMI, FORMS, NO_FORM = FORMS };
 
@@ -271,37 +277,46 @@ struct forms {
 	insn_fn *fn[FORMS][4];
 };
 
-#define BY_SIZE(name, form)						\
-	{ name##_##form##1, name##_##form##2, name##_##form##4, name##_##form##8 }
+#define BY_SIZE(name, form) \
+	{ \
+		name##_##form##1, name##_##form##2, name##_##form##4, \
+			name##_##form##8 \
+	}
 
-#define ALU1(name, pre, insn, SZ)					\
-	KERNEL(name, pre, insn, SZ)					\
-	LOCKED(name, pre, insn, SZ)					\
-	READING_FORMS(name, SZ, set_reg(c, in->reg, SZ, v))		\
+#define ALU1(name, pre, insn, SZ) \
+	KERNEL(name, pre, insn, SZ) \
+	LOCKED(name, pre, insn, SZ) \
+	READING_FORMS(name, SZ, set_reg(c, in->reg, SZ, v)) \
 	WRITING_FORMS(name, SZ)
-#define ALU(name, pre, op, src)						\
-	ALU1(name, pre, op "b " src "%[a]", 1)				\
-	ALU1(name, pre, op "w " src "%[a]", 2)				\
-	ALU1(name, pre, op "l " src "%[a]", 4)				\
-	ALU1(name, pre, op "q " src "%[a]", 8)				\
-static const struct forms name##_forms = { {				\
-	[RR] = BY_SIZE(name, rr), [RI] = BY_SIZE(name, ri),		\
-	[RM] = BY_SIZE(name, rm), [MR] = BY_SIZE(name, mr),		\
-	[MI] = BY_SIZE(name, mi), [LMR] = BY_SIZE(name, lmr),		\
-	[LMI] = BY_SIZE(name, lmi) } };
-#define COMPARE1(name, insn, SZ)					\
-	KERNEL(name, "", insn, SZ)					\
-	READING_FORMS(name, SZ, (void)v)				\
+#define ALU(name, pre, op, src) \
+	ALU1(name, pre, op "b " src "%[a]", 1) \
+	ALU1(name, pre, op "w " src "%[a]", 2) \
+	ALU1(name, pre, op "l " src "%[a]", 4) \
+	ALU1(name, pre, op "q " src "%[a]", 8) \
+	static const struct forms name##_forms = { \
+		{ [RR] = BY_SIZE(name, rr), \
+		  [RI] = BY_SIZE(name, ri), \
+		  [RM] = BY_SIZE(name, rm), \
+		  [MR] = BY_SIZE(name, mr), \
+		  [MI] = BY_SIZE(name, mi), \
+		  [LMR] = BY_SIZE(name, lmr), \
+		  [LMI] = BY_SIZE(name, lmi) } \
+	};
+#define COMPARE1(name, insn, SZ) \
+	KERNEL(name, "", insn, SZ) \
+	READING_FORMS(name, SZ, (void)v) \
 	COMPARING_FORMS(name, SZ)
-#define COMPARE(name, op)						\
-	COMPARE1(name, op "b %[b], %[a]", 1)				\
-	COMPARE1(name, op "w %[b], %[a]", 2)				\
-	COMPARE1(name, op "l %[b], %[a]", 4)				\
-	COMPARE1(name, op "q %[b], %[a]", 8)				\
-static const struct forms name##_forms = { {				\
-	[RR] = BY_SIZE(name, rr), [RI] = BY_SIZE(name, ri),		\
-	[RM] = BY_SIZE(name, rm), [MR] = BY_SIZE(name, mr),		\
-	[MI] = BY_SIZE(name, mi) } };
+#define COMPARE(name, op) \
+	COMPARE1(name, op "b %[b], %[a]", 1) \
+	COMPARE1(name, op "w %[b], %[a]", 2) \
+	COMPARE1(name, op "l %[b], %[a]", 4) \
+	COMPARE1(name, op "q %[b], %[a]", 8) \
+	static const struct forms name##_forms = { { [RR] = BY_SIZE(name, rr), \
+						     [RI] = BY_SIZE(name, ri), \
+						     [RM] = BY_SIZE(name, rm), \
+						     [MR] = BY_SIZE(name, mr), \
+						     [MI] = BY_SIZE(name, \
+								    mi) } };
 
 ALU(add, "", "add", "%[b], ")
 ALU(or, "", "or", "%[b], ")
@@ -334,60 +349,61 @@ static void op_not(struct cpu *c, const struct insn *in)
 
 /* -- MOV, MOVZX, MOVSX, LEA ----------------------------------------------- */
 
-#define MOV(SZ)								\
-static void mov_rr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	set_reg(c, in->reg, SZ, get_reg(c, in->rm, SZ));		\
-}									\
-static void mov_ri##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	set_reg(c, in->reg, SZ, in->imm);				\
-}									\
-static void mov_rm##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	set_reg(c, in->reg, SZ, load(c, in, SZ));			\
-}									\
-static void mov_mr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	store(c, in, SZ, get_reg(c, in->reg, SZ));			\
-}									\
-static void mov_mi##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	store(c, in, SZ, in->imm);					\
-}									\
-static void lea_rm##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	set_reg(c, in->reg, SZ, ea_offset(c, in));			\
-}
+#define MOV(SZ) \
+	static void mov_rr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, SZ, get_reg(c, in->rm, SZ)); \
+	} \
+	static void mov_ri##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, SZ, in->imm); \
+	} \
+	static void mov_rm##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, SZ, load(c, in, SZ)); \
+	} \
+	static void mov_mr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		store(c, in, SZ, get_reg(c, in->reg, SZ)); \
+	} \
+	static void mov_mi##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		store(c, in, SZ, in->imm); \
+	} \
+	static void lea_rm##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, SZ, ea_offset(c, in)); \
+	}
 MOV(1)
 MOV(2)
 MOV(4)
 MOV(8)
 
-static const struct forms mov_forms = { {
-	[RR] = BY_SIZE(mov, rr), [RI] = BY_SIZE(mov, ri),
-	[RM] = BY_SIZE(mov, rm), [MR] = BY_SIZE(mov, mr),
-	[MI] = BY_SIZE(mov, mi) } };
+static const struct forms mov_forms = { { [RR] = BY_SIZE(mov, rr),
+					  [RI] = BY_SIZE(mov, ri),
+					  [RM] = BY_SIZE(mov, rm),
+					  [MR] = BY_SIZE(mov, mr),
+					  [MI] = BY_SIZE(mov, mi) } };
 static const struct forms lea_forms = { { [RM] = BY_SIZE(lea, rm) } };
 
-#define EXTEND(SRC, DST)						\
-static void movzx_rr##SRC##DST(struct cpu *c, const struct insn *in)	\
-{									\
-	set_reg(c, in->reg, DST, get_reg(c, in->rm, SRC));		\
-}									\
-static void movzx_rm##SRC##DST(struct cpu *c, const struct insn *in)	\
-{									\
-	set_reg(c, in->reg, DST, load(c, in, SRC));			\
-}									\
-static void movsx_rr##SRC##DST(struct cpu *c, const struct insn *in)	\
-{									\
-	set_reg(c, in->reg, DST,					\
-		sign_extend(get_reg(c, in->rm, SRC), SRC));		\
-}									\
-static void movsx_rm##SRC##DST(struct cpu *c, const struct insn *in)	\
-{									\
-	set_reg(c, in->reg, DST, sign_extend(load(c, in, SRC), SRC));	\
-}
+#define EXTEND(SRC, DST) \
+	static void movzx_rr##SRC##DST(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, DST, get_reg(c, in->rm, SRC)); \
+	} \
+	static void movzx_rm##SRC##DST(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, DST, load(c, in, SRC)); \
+	} \
+	static void movsx_rr##SRC##DST(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, DST, \
+			sign_extend(get_reg(c, in->rm, SRC), SRC)); \
+	} \
+	static void movsx_rm##SRC##DST(struct cpu *c, const struct insn *in) \
+	{ \
+		set_reg(c, in->reg, DST, sign_extend(load(c, in, SRC), SRC)); \
+	}
 EXTEND(1, 2)
 EXTEND(1, 4)
 EXTEND(1, 8)
@@ -399,9 +415,14 @@ EXTEND(4, 4)
 EXTEND(4, 8)
 
 /* [signed][memory][source 1 2 4][destination 2 4 8] */
-#define EXTENDS(kind)							\
-	{ { kind##12, kind##14, kind##18 }, { kind##22, kind##24, kind##28 },\
-	  { kind##42, kind##44, kind##48 } }
+#define EXTENDS(kind) \
+	{ \
+		{ kind##12, kind##14, kind##18 }, \
+			{ kind##22, kind##24, kind##28 }, \
+		{ \
+			kind##42, kind##44, kind##48 \
+		} \
+	}
 static insn_fn *const extend_fn[2][2][3][3] = {
 	{ EXTENDS(movzx_rr), EXTENDS(movzx_rm) },
 	{ EXTENDS(movsx_rr), EXTENDS(movsx_rm) },
@@ -415,7 +436,7 @@ static void op_bswap(struct cpu *c, const struct insn *in)
 		c->gpr[in->reg] = __builtin_bswap64(v);
 	else if (in->opsize == 4)
 		c->gpr[in->reg] = __builtin_bswap32((uint32_t)v);
-	else	/* undefined; this is what processors do */
+	else /* undefined; this is what processors do */
 		set_reg(c, in->reg, 2, 0);
 }
 
@@ -454,59 +475,58 @@ static inline uint64_t branch_target(struct cpu *c, unsigned opsize, uint64_t t)
 
 static inline void jump_rel(struct cpu *c, const struct insn *in)
 {
-	c->gpr[R_NEXT] = branch_target(c, in->opsize,
-				       c->gpr[R_NEXT] + in->imm);
+	c->gpr[R_NEXT] = branch_target(c, in->opsize, c->gpr[R_NEXT] + in->imm);
 }
 
-#define CC_CMOV(cc, SZ, test)						\
-static void cmov##cc##_rr##SZ(struct cpu *c, const struct insn *in)	\
-{									\
-	uint64_t fl = c->rflags;					\
-	uint64_t v = get_reg(c, test ? in->rm : in->reg, SZ);		\
-									\
-	set_reg(c, in->reg, SZ, v);					\
-}									\
-static void cmov##cc##_rm##SZ(struct cpu *c, const struct insn *in)	\
-{									\
-	uint64_t fl = c->rflags, v = load(c, in, SZ);			\
-									\
-	set_reg(c, in->reg, SZ, test ? v : get_reg(c, in->reg, SZ));	\
-}
-#define CC(cc, test)							\
-static void jump_##cc(struct cpu *c, const struct insn *in)			\
-{									\
-	uint64_t fl = c->rflags;					\
-									\
-	if (test)							\
-		jump_rel(c, in);					\
-}									\
-static void set##cc##_r(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags;					\
-									\
-	*r8(c, in->reg) = !!(test);					\
-}									\
-static void set##cc##_m(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags;					\
-									\
-	store(c, in, 1, !!(test));					\
-}									\
-CC_CMOV(cc, 2, (test))							\
-CC_CMOV(cc, 4, (test))							\
-CC_CMOV(cc, 8, (test))
+#define CC_CMOV(cc, SZ, test) \
+	static void cmov##cc##_rr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+		uint64_t v = get_reg(c, test ? in->rm : in->reg, SZ); \
+\
+		set_reg(c, in->reg, SZ, v); \
+	} \
+	static void cmov##cc##_rm##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags, v = load(c, in, SZ); \
+\
+		set_reg(c, in->reg, SZ, test ? v : get_reg(c, in->reg, SZ)); \
+	}
+#define CC(cc, test) \
+	static void jump_##cc(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+\
+		if (test) \
+			jump_rel(c, in); \
+	} \
+	static void set##cc##_r(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+\
+		*r8(c, in->reg) = !!(test); \
+	} \
+	static void set##cc##_m(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+\
+		store(c, in, 1, !!(test)); \
+	} \
+	CC_CMOV(cc, 2, (test)) \
+	CC_CMOV(cc, 4, (test)) \
+	CC_CMOV(cc, 8, (test))
 
-CC(o, fl & FL_OF)
+CC(o, fl &FL_OF)
 CC(no, !(fl & FL_OF))
-CC(b, fl & FL_CF)
+CC(b, fl &FL_CF)
 CC(nb, !(fl & FL_CF))
-CC(z, fl & FL_ZF)
+CC(z, fl &FL_ZF)
 CC(nz, !(fl & FL_ZF))
-CC(be, fl & (FL_CF | FL_ZF))
+CC(be, fl &(FL_CF | FL_ZF))
 CC(nbe, !(fl & (FL_CF | FL_ZF)))
-CC(s, fl & FL_SF)
+CC(s, fl &FL_SF)
 CC(ns, !(fl & FL_SF))
-CC(p, fl & FL_PF)
+CC(p, fl &FL_PF)
 CC(np, !(fl & FL_PF))
 CC(l, (fl >> 7 ^ fl >> 11) & 1)
 CC(nl, !((fl >> 7 ^ fl >> 11) & 1))
@@ -518,15 +538,20 @@ struct cc_ops {
 	insn_fn *jump, *set_r, *set_m, *cmov_r[3], *cmov_m[3];
 };
 
-#define CC_OPS(up, cc)							\
-	{ ZYDIS_MNEMONIC_J##up, ZYDIS_MNEMONIC_SET##up,			\
-	  ZYDIS_MNEMONIC_CMOV##up, jump_##cc, set##cc##_r, set##cc##_m,	\
-	  { cmov##cc##_rr2, cmov##cc##_rr4, cmov##cc##_rr8 },		\
-	  { cmov##cc##_rm2, cmov##cc##_rm4, cmov##cc##_rm8 } }
+#define CC_OPS(up, cc) \
+	{ \
+		ZYDIS_MNEMONIC_J##up, ZYDIS_MNEMONIC_SET##up, \
+			ZYDIS_MNEMONIC_CMOV##up, jump_##cc, set##cc##_r, \
+			set##cc##_m, \
+			{ cmov##cc##_rr2, cmov##cc##_rr4, cmov##cc##_rr8 }, \
+		{ \
+			cmov##cc##_rm2, cmov##cc##_rm4, cmov##cc##_rm8 \
+		} \
+	}
 static const struct cc_ops cc_ops[] = {
-	CC_OPS(O, o), CC_OPS(NO, no), CC_OPS(B, b), CC_OPS(NB, nb),
+	CC_OPS(O, o), CC_OPS(NO, no), CC_OPS(B, b),   CC_OPS(NB, nb),
 	CC_OPS(Z, z), CC_OPS(NZ, nz), CC_OPS(BE, be), CC_OPS(NBE, nbe),
-	CC_OPS(S, s), CC_OPS(NS, ns), CC_OPS(P, p), CC_OPS(NP, np),
+	CC_OPS(S, s), CC_OPS(NS, ns), CC_OPS(P, p),   CC_OPS(NP, np),
 	CC_OPS(L, l), CC_OPS(NL, nl), CC_OPS(LE, le), CC_OPS(NLE, nle),
 };
 
@@ -564,37 +589,38 @@ static inline void drop(struct cpu *c, uint64_t n)
 	set_sp(c, stack_size(c), c->gpr[R_RSP] + n);
 }
 
-#define STACK(SZ)							\
-static void push_r##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	push(c, SZ, get_reg(c, in->reg, SZ));				\
-}									\
-static void push_i##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	push(c, SZ, in->imm);						\
-}									\
-static void push_m##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	push(c, SZ, load(c, in, SZ));					\
-}									\
-static void pop_r##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t v = top(c, SZ);					\
-									\
-	drop(c, SZ);							\
-	set_reg(c, in->reg, SZ, v);					\
-}									\
-static void pop_m##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t v = top(c, SZ), old = c->gpr[R_RSP], off;		\
-									\
-	/* The address is computed with the pointer after the pop. */	\
-	drop(c, SZ);							\
-	off = ea_offset(c, in);						\
-	c->gpr[R_RSP] = old;						\
-	st_size(c, in->seg, seg_linear(c, in->seg, off, SZ, true), SZ, v);\
-	drop(c, SZ);							\
-}
+#define STACK(SZ) \
+	static void push_r##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		push(c, SZ, get_reg(c, in->reg, SZ)); \
+	} \
+	static void push_i##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		push(c, SZ, in->imm); \
+	} \
+	static void push_m##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		push(c, SZ, load(c, in, SZ)); \
+	} \
+	static void pop_r##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t v = top(c, SZ); \
+\
+		drop(c, SZ); \
+		set_reg(c, in->reg, SZ, v); \
+	} \
+	static void pop_m##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t v = top(c, SZ), old = c->gpr[R_RSP], off; \
+\
+		/* The address is computed with the pointer after the pop. */ \
+		drop(c, SZ); \
+		off = ea_offset(c, in); \
+		c->gpr[R_RSP] = old; \
+		st_size(c, in->seg, seg_linear(c, in->seg, off, SZ, true), SZ, \
+			v); \
+		drop(c, SZ); \
+	}
 STACK(2)
 STACK(4)
 STACK(8)
@@ -675,8 +701,8 @@ static void op_jmp_rel(struct cpu *c, const struct insn *in)
 
 static void op_jmp(struct cpu *c, const struct insn *in)
 {
-	c->gpr[R_NEXT] = branch_target(c, in->opsize,
-				       get_first(c, in, in->opsize));
+	c->gpr[R_NEXT] =
+		branch_target(c, in->opsize, get_first(c, in, in->opsize));
 }
 
 static void op_call_rel(struct cpu *c, const struct insn *in)
@@ -691,8 +717,7 @@ static void op_call_rel(struct cpu *c, const struct insn *in)
 static void op_call(struct cpu *c, const struct insn *in)
 {
 	uint64_t next = c->gpr[R_NEXT];
-	uint64_t t = branch_target(c, in->opsize,
-				   get_first(c, in, in->opsize));
+	uint64_t t = branch_target(c, in->opsize, get_first(c, in, in->opsize));
 
 	push(c, in->opsize, next);
 	c->gpr[R_NEXT] = t;
@@ -729,67 +754,71 @@ static void op_loop(struct cpu *c, const struct insn *in)
 
 /* -- shifts --------------------------------------------------------------- */
 
-#define SHIFT1(name, pre, op, SZ, SFX, FLAGS)				\
-static inline u##SZ name##SZ(uint64_t *fl, u##SZ a, uint8_t n)		\
-{									\
-	uint16_t f;							\
-									\
-	if (!n)								\
-		return a;						\
-	__asm__(pre op SFX " %%cl, %[a]\n\tlahf\n\tseto %%al"		\
-		: [a] "+r"(a), "=&a"(f)					\
-		: "c"(n), [fl] "r"(*fl) : "cc");			\
-	*fl = (*fl & ~(uint64_t)(FLAGS)) | (merge_flags(0, f) & (FLAGS));\
-	return a;							\
-}									\
-static inline void name##_m##SZ(struct cpu *c, const struct insn *in,	\
-				uint8_t n)				\
-{									\
-	uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true);	\
-	u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v;			\
-									\
-	if (likely(p)) {						\
-		*p = name##SZ(&fl, *p, n);				\
-	} else {							\
-		v = (u##SZ)ld_size(c, in->seg, lin, SZ);		\
-		st_size(c, in->seg, lin, SZ, name##SZ(&fl, v, n));	\
-	}								\
-	c->rflags = fl;							\
-}									\
-static void name##_ri##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags;					\
-									\
-	set_reg(c, in->reg, SZ,						\
-		name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ),		\
-			 in->imm & (SZ == 8 ? 63 : 31)));		\
-	c->rflags = fl;							\
-}									\
-static void name##_rr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t fl = c->rflags;					\
-									\
-	set_reg(c, in->reg, SZ,						\
-		name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ),		\
-			 c->gpr[R_RCX] & (SZ == 8 ? 63 : 31)));		\
-	c->rflags = fl;							\
-}									\
-static void name##_mi##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	name##_m##SZ(c, in, in->imm & (SZ == 8 ? 63 : 31));		\
-}									\
-static void name##_mr##SZ(struct cpu *c, const struct insn *in)		\
-{									\
-	name##_m##SZ(c, in, c->gpr[R_RCX] & (SZ == 8 ? 63 : 31));	\
-}
-#define SHIFT(name, pre, FLAGS)						\
-	SHIFT1(name, pre, #name, 1, "b", FLAGS)				\
-	SHIFT1(name, pre, #name, 2, "w", FLAGS)				\
-	SHIFT1(name, pre, #name, 4, "l", FLAGS)				\
-	SHIFT1(name, pre, #name, 8, "q", FLAGS)				\
-static const struct forms name##_forms = { {				\
-	[RR] = BY_SIZE(name, rr), [RI] = BY_SIZE(name, ri),		\
-	[MR] = BY_SIZE(name, mr), [MI] = BY_SIZE(name, mi) } };
+#define SHIFT1(name, pre, op, SZ, SFX, FLAGS) \
+	static inline u##SZ name##SZ(uint64_t *fl, u##SZ a, uint8_t n) \
+	{ \
+		uint16_t f; \
+\
+		if (!n) \
+			return a; \
+		__asm__(pre op SFX " %%cl, %[a]\n\tlahf\n\tseto %%al" \
+			: [a] "+r"(a), "=&a"(f) \
+			: "c"(n), [fl] "r"(*fl) \
+			: "cc"); \
+		*fl = (*fl & ~(uint64_t)(FLAGS)) | \
+		      (merge_flags(0, f) & (FLAGS)); \
+		return a; \
+	} \
+	static inline void name##_m##SZ(struct cpu *c, const struct insn *in, \
+					uint8_t n) \
+	{ \
+		uint64_t fl = c->rflags, lin = ea_linear(c, in, SZ, true); \
+		u##SZ *p = mem_rmw(c, in->seg, lin, SZ), v; \
+\
+		if (likely(p)) { \
+			*p = name##SZ(&fl, *p, n); \
+		} else { \
+			v = (u##SZ)ld_size(c, in->seg, lin, SZ); \
+			st_size(c, in->seg, lin, SZ, name##SZ(&fl, v, n)); \
+		} \
+		c->rflags = fl; \
+	} \
+	static void name##_ri##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+\
+		set_reg(c, in->reg, SZ, \
+			name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), \
+				 in->imm &(SZ == 8 ? 63 : 31))); \
+		c->rflags = fl; \
+	} \
+	static void name##_rr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t fl = c->rflags; \
+\
+		set_reg(c, in->reg, SZ, \
+			name##SZ(&fl, (u##SZ)get_reg(c, in->reg, SZ), \
+				 c->gpr[R_RCX] & (SZ == 8 ? 63 : 31))); \
+		c->rflags = fl; \
+	} \
+	static void name##_mi##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_m##SZ(c, in, in->imm &(SZ == 8 ? 63 : 31)); \
+	} \
+	static void name##_mr##SZ(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_m##SZ(c, in, c->gpr[R_RCX] & (SZ == 8 ? 63 : 31)); \
+	}
+#define SHIFT(name, pre, FLAGS) \
+	SHIFT1(name, pre, #name, 1, "b", FLAGS) \
+	SHIFT1(name, pre, #name, 2, "w", FLAGS) \
+	SHIFT1(name, pre, #name, 4, "l", FLAGS) \
+	SHIFT1(name, pre, #name, 8, "q", FLAGS) \
+	static const struct forms name##_forms = { { [RR] = BY_SIZE(name, rr), \
+						     [RI] = BY_SIZE(name, ri), \
+						     [MR] = BY_SIZE(name, mr), \
+						     [MI] = BY_SIZE(name, \
+								    mi) } };
 
 SHIFT(shl, "", FL_ARITH)
 SHIFT(shr, "", FL_ARITH)
@@ -799,31 +828,34 @@ SHIFT(ror, "", FL_CF | FL_OF)
 SHIFT(rcl, SETS_CF, FL_CF | FL_OF)
 SHIFT(rcr, SETS_CF, FL_CF | FL_OF)
 
-#define DOUBLE_SHIFT1(name, SZ, SFX)					\
-static uint64_t name##SZ(uint64_t *fl, uint64_t d, uint64_t s, uint8_t n)\
-{									\
-	u##SZ a = (u##SZ)d;						\
-	uint16_t f;							\
-									\
-	__asm__(#name SFX " %%cl, %[b], %[a]\n\tlahf\n\tseto %%al"	\
-		: [a] "+r"(a), "=&a"(f)					\
-		: [b] "r"((u##SZ)s), "c"(n) : "cc");			\
-	*fl = merge_flags(*fl, f);					\
-	return a;							\
-}
-#define DOUBLE_SHIFT(name)						\
-DOUBLE_SHIFT1(name, 2, "w")						\
-DOUBLE_SHIFT1(name, 4, "l")						\
-DOUBLE_SHIFT1(name, 8, "q")						\
-static uint64_t name(uint64_t *fl, unsigned size, uint64_t a, uint64_t b,\
-		     uint8_t n)						\
-{									\
-	if (!n)								\
-		return a;						\
-	if (size == 2)							\
-		return name##2(fl, a, b, n);				\
-	return size == 4 ? name##4(fl, a, b, n) : name##8(fl, a, b, n);	\
-}
+#define DOUBLE_SHIFT1(name, SZ, SFX) \
+	static uint64_t name##SZ(uint64_t *fl, uint64_t d, uint64_t s, \
+				 uint8_t n) \
+	{ \
+		u##SZ a = (u##SZ)d; \
+		uint16_t f; \
+\
+		__asm__(#name SFX " %%cl, %[b], %[a]\n\tlahf\n\tseto %%al" \
+			: [a] "+r"(a), "=&a"(f) \
+			: [b] "r"((u##SZ)s), "c"(n) \
+			: "cc"); \
+		*fl = merge_flags(*fl, f); \
+		return a; \
+	}
+#define DOUBLE_SHIFT(name) \
+	DOUBLE_SHIFT1(name, 2, "w") \
+	DOUBLE_SHIFT1(name, 4, "l") \
+	DOUBLE_SHIFT1(name, 8, "q") \
+	static uint64_t name(uint64_t *fl, unsigned size, uint64_t a, \
+			     uint64_t b, uint8_t n) \
+	{ \
+		if (!n) \
+			return a; \
+		if (size == 2) \
+			return name##2(fl, a, b, n); \
+		return size == 4 ? name##4(fl, a, b, n) \
+				 : name##8(fl, a, b, n); \
+	}
 DOUBLE_SHIFT(shld)
 DOUBLE_SHIFT(shrd)
 
@@ -839,8 +871,9 @@ static void double_shift(struct cpu *c, const struct insn *in,
 
 	if (in->flags & IN_MEM) {
 		rmw_begin(c, in, &m, ea_linear(c, in, size, true), size, false);
-		rmw_commit(c, in, &m, fn(&fl, size, m.old,
-					 get_reg(c, in->reg, size), count));
+		rmw_commit(c, in, &m,
+			   fn(&fl, size, m.old, get_reg(c, in->reg, size),
+			      count));
 	} else {
 		set_reg(c, in->reg, size,
 			fn(&fl, size, get_reg(c, in->reg, size),
@@ -903,7 +936,9 @@ static void op_bit_mem(struct cpu *c, const struct insn *in)
 		/* A register may point beyond the operand, both ways. */
 		n = (int64_t)sign_extend(c->gpr[in->reg], size);
 		bit = (uint64_t)n;
-		off += (uint64_t)(n >> (size == 8 ? 6 : size == 4 ? 5 : 4)) *
+		off += (uint64_t)(n >> (size == 8   ? 6
+					: size == 4 ? 5
+						    : 4)) *
 		       size;
 		off &= size_mask(in->adsize);
 	}
@@ -921,19 +956,20 @@ static void op_bit_mem(struct cpu *c, const struct insn *in)
 	set_flag(c, FL_CF, was);
 }
 
-#define BIT_SCAN(name)							\
-static void op_##name(struct cpu *c, const struct insn *in)		\
-{									\
-	uint64_t v = get_second(c, in, in->opsize), r = 0;		\
-	uint64_t f;							\
-									\
-	__asm__("sahf\n\t" #name "q %[v], %[r]\n\tlahf\n\tseto %%al"	\
-		: [r] "+r"(r), "=&a"(f)					\
-		: [v] "r"(v), "1"(c->rflags << 8) : "cc");		\
-	c->rflags = merge_flags(c->rflags, f & 0xffff);		\
-	if (v)	/* else the destination stays as it is */		\
-		set_reg(c, in->reg, in->opsize, r);			\
-}
+#define BIT_SCAN(name) \
+	static void op_##name(struct cpu *c, const struct insn *in) \
+	{ \
+		uint64_t v = get_second(c, in, in->opsize), r = 0; \
+		uint64_t f; \
+\
+		__asm__("sahf\n\t" #name "q %[v], %[r]\n\tlahf\n\tseto %%al" \
+			: [r] "+r"(r), "=&a"(f) \
+			: [v] "r"(v), "1"(c->rflags << 8) \
+			: "cc"); \
+		c->rflags = merge_flags(c->rflags, f & 0xffff); \
+		if (v) /* else the destination stays as it is */ \
+			set_reg(c, in->reg, in->opsize, r); \
+	}
 BIT_SCAN(bsf)
 BIT_SCAN(bsr)
 
@@ -979,15 +1015,9 @@ static void op_crc32(struct cpu *c, const struct insn *in)
 	uint32_t crc4 = (uint32_t)crc;
 
 	switch (in->memsize) {
-	case 1:
-		__asm__("crc32b %1, %0" : "+r"(crc4) : "r"((uint8_t)v));
-		break;
-	case 2:
-		__asm__("crc32w %1, %0" : "+r"(crc4) : "r"((uint16_t)v));
-		break;
-	case 4:
-		__asm__("crc32l %1, %0" : "+r"(crc4) : "r"((uint32_t)v));
-		break;
+	case 1: __asm__("crc32b %1, %0" : "+r"(crc4) : "r"((uint8_t)v)); break;
+	case 2: __asm__("crc32w %1, %0" : "+r"(crc4) : "r"((uint16_t)v)); break;
+	case 4: __asm__("crc32l %1, %0" : "+r"(crc4) : "r"((uint32_t)v)); break;
 	default:
 		__asm__("crc32q %1, %0" : "+r"(crc) : "r"(v));
 		crc4 = (uint32_t)crc;
@@ -1023,8 +1053,8 @@ static void source_control(struct cpu *c, const struct insn *in, uint64_t *v,
 static void two_sources(struct cpu *c, const struct insn *in, uint64_t *a,
 			uint64_t *b)
 {
-	*b = in->flags & IN_MEM ? load(c, in, in->opsize) :
-				  get_reg(c, in->imm2, in->opsize);
+	*b = in->flags & IN_MEM ? load(c, in, in->opsize)
+				: get_reg(c, in->imm2, in->opsize);
 	*a = get_reg(c, in->rm, in->opsize);
 }
 
@@ -1048,11 +1078,8 @@ static void op_bls(struct cpu *c, const struct insn *in)
 		r = v & -v;
 		cf = v;
 		break;
-	case ZYDIS_MNEMONIC_BLSMSK:
-		r = v ^ (v - 1);
-		break;
-	default:
-		r = v & (v - 1);
+	case ZYDIS_MNEMONIC_BLSMSK: r = v ^ (v - 1); break;
+	default: r = v & (v - 1);
 	}
 	set_reg(c, in->reg, in->opsize, r);
 	set_bmi(c, in->opsize, r, cf);
@@ -1094,14 +1121,9 @@ static void op_shiftx(struct cpu *c, const struct insn *in)
 	source_control(c, in, &v, &n);
 	n &= in->opsize * 8u - 1;
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_SHLX:
-		v <<= n;
-		break;
-	case ZYDIS_MNEMONIC_SHRX:
-		v >>= n;
-		break;
-	default:
-		v = (uint64_t)((int64_t)sign_extend(v, in->opsize) >> n);
+	case ZYDIS_MNEMONIC_SHLX: v <<= n; break;
+	case ZYDIS_MNEMONIC_SHRX: v >>= n; break;
+	default: v = (uint64_t)((int64_t)sign_extend(v, in->opsize) >> n);
 	}
 	set_reg(c, in->reg, in->opsize, v);
 }
@@ -1118,10 +1140,10 @@ static void op_rorx(struct cpu *c, const struct insn *in)
 
 static void op_mulx(struct cpu *c, const struct insn *in)
 {
-	uint64_t v = in->flags & IN_MEM ? load(c, in, in->opsize) :
-					  get_reg(c, in->imm2, in->opsize);
-	unsigned __int128 r = (unsigned __int128)v *
-			      get_reg(c, R_RDX, in->opsize);
+	uint64_t v = in->flags & IN_MEM ? load(c, in, in->opsize)
+					: get_reg(c, in->imm2, in->opsize);
+	unsigned __int128 r =
+		(unsigned __int128)v * get_reg(c, R_RDX, in->opsize);
 
 	/* The same register twice holds the high half. */
 	set_reg(c, in->rm, in->opsize, (uint64_t)r);
@@ -1168,19 +1190,20 @@ struct product {
 	unsigned f;
 };
 
-#define MULTIPLY(name, SZ, SFX)						\
-static struct product name##_wide##SZ(uint64_t fl, uint64_t x, uint64_t y)\
-{									\
-	u##SZ lo, hi;							\
-	uint64_t f;							\
-									\
-	/* Flags live in AH, where an operand is too: one at a time. */	\
-	__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name SFX " %[y]\n\t"	\
-		"movq %%rax, %%rcx\n\tlahf\n\tseto %%al"			\
-		: "=&a"(f), "=&d"(hi), "=&c"(lo)			\
-		: "0"(fl << 8), [x] "r"(x), [y] "r"((u##SZ)y) : "cc");	\
-	return (struct product){ lo, hi, f & 0xffff };			\
-}
+#define MULTIPLY(name, SZ, SFX) \
+	static struct product name##_wide##SZ(uint64_t fl, uint64_t x, \
+					      uint64_t y) { \
+		u##SZ lo, hi; \
+		uint64_t f; \
+\
+		/* Flags live in AH, where an operand is too: one at a time. */ \
+		__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name SFX " %[y]\n\t" \
+			"movq %%rax, %%rcx\n\tlahf\n\tseto %%al" \
+			: "=&a"(f), "=&d"(hi), "=&c"(lo) \
+			: "0"(fl << 8), [x] "r"(x), [y] "r"((u##SZ)y) \
+			: "cc"); \
+		return (struct product){ lo, hi, f & 0xffff }; \
+	}
 MULTIPLY(mul, 2, "w")
 MULTIPLY(mul, 4, "l")
 MULTIPLY(mul, 8, "q")
@@ -1188,27 +1211,30 @@ MULTIPLY(imul, 2, "w")
 MULTIPLY(imul, 4, "l")
 MULTIPLY(imul, 8, "q")
 
-#define MULTIPLY1(name)							\
-static struct product name##_wide1(uint64_t fl, uint64_t x, uint64_t y)	\
-{									\
-	uint64_t f, r;							\
-									\
-	__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name "b %[y]\n\t"	\
-		"movq %%rax, %%rcx\n\tlahf\n\tseto %%al"			\
-		: "=&a"(f), "=&c"(r)					\
-		: "0"(fl << 8), [x] "r"(x), [y] "r"((uint8_t)y) : "cc");\
-	return (struct product){ r & 0xff, r >> 8 & 0xff, f & 0xffff };	\
-}									\
-static struct product name##_wide(unsigned size, uint64_t fl, uint64_t x,\
-				  uint64_t y)				\
-{									\
-	switch (size) {							\
-	case 1: return name##_wide1(fl, x, y);			\
-	case 2: return name##_wide2(fl, x, y);			\
-	case 4: return name##_wide4(fl, x, y);			\
-	default: return name##_wide8(fl, x, y);			\
-	}								\
-}
+#define MULTIPLY1(name) \
+	static struct product name##_wide1(uint64_t fl, uint64_t x, \
+					   uint64_t y) \
+	{ \
+		uint64_t f, r; \
+\
+		__asm__("sahf\n\tmovq %[x], %%rax\n\t" #name "b %[y]\n\t" \
+			"movq %%rax, %%rcx\n\tlahf\n\tseto %%al" \
+			: "=&a"(f), "=&c"(r) \
+			: "0"(fl << 8), [x] "r"(x), [y] "r"((uint8_t)y) \
+			: "cc"); \
+		return (struct product){ r & 0xff, r >> 8 & 0xff, \
+					 f & 0xffff }; \
+	} \
+	static struct product name##_wide(unsigned size, uint64_t fl, \
+					  uint64_t x, uint64_t y) \
+	{ \
+		switch (size) { \
+		case 1: return name##_wide1(fl, x, y); \
+		case 2: return name##_wide2(fl, x, y); \
+		case 4: return name##_wide4(fl, x, y); \
+		default: return name##_wide8(fl, x, y); \
+		} \
+	}
 MULTIPLY1(mul)
 MULTIPLY1(imul)
 
@@ -1217,8 +1243,7 @@ static void multiply(struct cpu *c, const struct insn *in,
 					  uint64_t))
 {
 	uint64_t v = get_first(c, in, in->opsize);
-	struct product r = fn(in->opsize, c->rflags, c->gpr[R_RAX],
-			      v);
+	struct product r = fn(in->opsize, c->rflags, c->gpr[R_RAX], v);
 
 	if (in->opsize == 1) {
 		set_reg(c, R_RAX, 2, r.hi << 8 | r.lo);
@@ -1290,8 +1315,10 @@ static void op_div(struct cpu *c, const struct insn *in)
 	if (hi >= b)
 		x86_fault_noerr(c, VEC_DE);
 	if (size == 8) {
-		__asm__("divq %[b]" : "=a"(q), "=d"(r)
-			: "a"(lo), "d"(hi), [b] "r"(b) : "cc");
+		__asm__("divq %[b]"
+			: "=a"(q), "=d"(r)
+			: "a"(lo), "d"(hi), [b] "r"(b)
+			: "cc");
 	} else {
 		n = hi << size * 8 | lo;
 		q = n / b;
@@ -1334,23 +1361,18 @@ static void op_convert(struct cpu *c, const struct insn *in)
 	uint64_t a = c->gpr[R_RAX];
 
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_CBW:
-		set_reg(c, R_RAX, 2, sign_extend(a, 1));
-		break;
+	case ZYDIS_MNEMONIC_CBW: set_reg(c, R_RAX, 2, sign_extend(a, 1)); break;
 	case ZYDIS_MNEMONIC_CWDE:
 		set_reg(c, R_RAX, 4, sign_extend(a, 2));
 		break;
-	case ZYDIS_MNEMONIC_CDQE:
-		c->gpr[R_RAX] = sign_extend(a, 4);
-		break;
+	case ZYDIS_MNEMONIC_CDQE: c->gpr[R_RAX] = sign_extend(a, 4); break;
 	case ZYDIS_MNEMONIC_CWD:
 		set_reg(c, R_RDX, 2, (uint64_t)((int16_t)a >> 15));
 		break;
 	case ZYDIS_MNEMONIC_CDQ:
 		set_reg(c, R_RDX, 4, (uint64_t)((int32_t)a >> 31));
 		break;
-	default:
-		c->gpr[R_RDX] = (uint64_t)((int64_t)a >> 63);
+	default: c->gpr[R_RDX] = (uint64_t)((int64_t)a >> 63);
 	}
 }
 
@@ -1513,8 +1535,7 @@ static void op_cmpxchg8b(struct cpu *c, const struct insn *in)
 	struct rmw m;
 	bool same;
 
-	rmw_begin(c, in, &m, ea_linear(c, in, 8, true), 8,
-		  in->flags & IN_LOCK);
+	rmw_begin(c, in, &m, ea_linear(c, in, 8, true), 8, in->flags & IN_LOCK);
 	if (m.p && m.lock) {
 		m.old = want;
 		poke_if(m.p, 8, &m.old, v);
@@ -1546,7 +1567,8 @@ static void op_cmpxchg16b(struct cpu *c, const struct insn *in)
 		__asm__ volatile("lock cmpxchg16b %[m]"
 				 : [m] "+m"(*(__int128 *)p), "+a"(old[0]),
 				   "+d"(old[1]), "=@ccz"(same)
-				 : "b"(v[0]), "c"(v[1]) : "memory");
+				 : "b"(v[0]), "c"(v[1])
+				 : "memory");
 	} else {
 		if (lock) {
 			mem_check(c, in->seg, lin, 16, true);
@@ -1671,10 +1693,8 @@ static bool is_gpr(const ZydisDecodedOperand *op)
 	case ZYDIS_REGCLASS_GPR8:
 	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return is_reg(op);
-	default:
-		return false;
+	case ZYDIS_REGCLASS_GPR64: return is_reg(op);
+	default: return false;
 	}
 }
 
@@ -1692,7 +1712,7 @@ static enum form form_of(const struct decoded *d)
 	const ZydisDecodedOperand *a = &d->op[0], *b = &d->op[1];
 	bool lock = d->i.attributes & ZYDIS_ATTRIB_HAS_LOCK;
 
-	if (d->i.operand_count_visible == 1)	/* INC DEC NEG: see there */
+	if (d->i.operand_count_visible == 1) /* INC DEC NEG: see there */
 		return is_reg(a) ? RI : lock ? LMI : MI;
 	if (is_reg(a))
 		return is_reg(b) ? RR : is_mem(b) ? RM : RI;
@@ -1779,12 +1799,10 @@ static insn_fn *bind_branch(const struct decoded *d, struct insn *in)
 	if (d->mode == MODE_64)
 		in->opsize = 8;
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_JMP:
-		return is_imm(&d->op[0]) ? op_jmp_rel : op_jmp;
+	case ZYDIS_MNEMONIC_JMP: return is_imm(&d->op[0]) ? op_jmp_rel : op_jmp;
 	case ZYDIS_MNEMONIC_CALL:
 		return is_imm(&d->op[0]) ? op_call_rel : op_call;
-	default:
-		return op_ret;
+	default: return op_ret;
 	}
 }
 
@@ -1797,8 +1815,7 @@ static insn_fn *bind_misc(const struct decoded *d, struct insn *in)
 	case ZYDIS_MNEMONIC_BSWAP: return op_bswap;
 	case ZYDIS_MNEMONIC_MOVBE:
 		return is_mem(&d->op[0]) ? op_movbe_store : op_movbe_load;
-	case ZYDIS_MNEMONIC_MOVNTI:
-		return bind_forms(d, in, &mov_forms);
+	case ZYDIS_MNEMONIC_MOVNTI: return bind_forms(d, in, &mov_forms);
 	case ZYDIS_MNEMONIC_PUSHA:
 	case ZYDIS_MNEMONIC_PUSHAD:
 		in->opsize = d->i.mnemonic == ZYDIS_MNEMONIC_PUSHA ? 2 : 4;
@@ -1810,8 +1827,8 @@ static insn_fn *bind_misc(const struct decoded *d, struct insn *in)
 	case ZYDIS_MNEMONIC_ENTER:
 	case ZYDIS_MNEMONIC_LEAVE:
 		in->opsize = d->i.operand_width / 8;
-		return d->i.mnemonic == ZYDIS_MNEMONIC_ENTER ? op_enter :
-							       op_leave;
+		return d->i.mnemonic == ZYDIS_MNEMONIC_ENTER ? op_enter
+							     : op_leave;
 	case ZYDIS_MNEMONIC_JCXZ:
 	case ZYDIS_MNEMONIC_JECXZ:
 	case ZYDIS_MNEMONIC_JRCXZ:

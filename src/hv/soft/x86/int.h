@@ -19,15 +19,18 @@ static inline uint64_t merge_flags(uint64_t fl, unsigned f)
 	return (fl & ~(uint64_t)FL_ARITH) | (f >> 8 & 0xd5) | (f & 1) << 11;
 }
 
-#define CMP_KERNEL(SZ, SFX)						\
-static inline uint64_t cmp_flags##SZ(uint64_t fl, uint64_t a, uint64_t b)\
-{									\
-	uint16_t f;							\
-									\
-	__asm__("cmp" SFX " %[b], %[a]\n\tlahf\n\tseto %%al"		\
-		: "=a"(f) : [a] "r"((u##SZ)a), [b] "r"((u##SZ)b) : "cc");\
-	return merge_flags(fl, f);					\
-}
+#define CMP_KERNEL(SZ, SFX) \
+	static inline uint64_t cmp_flags##SZ(uint64_t fl, uint64_t a, \
+					     uint64_t b) \
+	{ \
+		uint16_t f; \
+\
+		__asm__("cmp" SFX " %[b], %[a]\n\tlahf\n\tseto %%al" \
+			: "=a"(f) \
+			: [a] "r"((u##SZ)a), [b] "r"((u##SZ)b) \
+			: "cc"); \
+		return merge_flags(fl, f); \
+	}
 CMP_KERNEL(1, "b")
 CMP_KERNEL(2, "w")
 CMP_KERNEL(4, "l")

@@ -11,15 +11,19 @@
 #include <time.h>
 
 enum {
-	MSR_WALL_OLD = 0x11, MSR_SYSTEM_OLD = 0x12,
-	MSR_WALL = 0x4b564d00, MSR_SYSTEM = 0x4b564d01, MSR_STEAL = 0x4b564d03,
-	MSR_EOI = 0x4b564d04, MSR_POLL = 0x4b564d05,
+	MSR_WALL_OLD = 0x11,
+	MSR_SYSTEM_OLD = 0x12,
+	MSR_WALL = 0x4b564d00,
+	MSR_SYSTEM = 0x4b564d01,
+	MSR_STEAL = 0x4b564d03,
+	MSR_EOI = 0x4b564d04,
+	MSR_POLL = 0x4b564d05,
 };
 
 enum { HC_KICK_CPU = 5, HC_SEND_IPI = 10, HC_SCHED_YIELD = 11 };
 
-#define HC_ENOSYS	((uint64_t)-1000)
-#define HC_EPERM	((uint64_t)-1)
+#define HC_ENOSYS ((uint64_t)-1000)
+#define HC_EPERM  ((uint64_t)-1)
 
 struct clock_page {
 	uint32_t version, pad;
@@ -76,7 +80,7 @@ static void write_clock(struct cpu *c, uint64_t gpa)
 	g->tsc_timestamp = soft_ns_to_tsc(vm, -offset) + c->tsc_offset;
 	g->system_time = 0;
 	tsc_scale(khz * 1000, &g->mul, &g->shift);
-	g->flags = 1;	/* TSC_STABLE */
+	g->flags = 1; /* TSC_STABLE */
 	__atomic_store_n(&g->version, version + 1, __ATOMIC_SEQ_CST);
 	phys_written(vm, c, gpa, sizeof(*g));
 }
@@ -85,8 +89,8 @@ void kvmpv_enter(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
 	uint64_t page = c->msr.kvm_system;
-	int64_t offset = __atomic_load_n(&c->vm->clock_offset,
-					 __ATOMIC_RELAXED);
+	int64_t offset =
+		__atomic_load_n(&c->vm->clock_offset, __ATOMIC_RELAXED);
 
 	if (likely(page == l->pv_page && offset == l->pv_clock_offset &&
 		   c->tsc_offset == l->pv_tsc_offset))
@@ -177,24 +181,13 @@ bool kvmpv_msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 {
 	switch (index) {
 	case MSR_WALL_OLD:
-	case MSR_WALL:
-		*value = c->msr.kvm_wall;
-		return true;
+	case MSR_WALL: *value = c->msr.kvm_wall; return true;
 	case MSR_SYSTEM_OLD:
-	case MSR_SYSTEM:
-		*value = c->msr.kvm_system;
-		return true;
-	case MSR_STEAL:
-		*value = c->msr.kvm_steal;
-		return true;
-	case MSR_EOI:
-		*value = c->msr.kvm_eoi;
-		return true;
-	case MSR_POLL:
-		*value = c->msr.kvm_poll;
-		return true;
-	default:
-		return false;
+	case MSR_SYSTEM: *value = c->msr.kvm_system; return true;
+	case MSR_STEAL: *value = c->msr.kvm_steal; return true;
+	case MSR_EOI: *value = c->msr.kvm_eoi; return true;
+	case MSR_POLL: *value = c->msr.kvm_poll; return true;
+	default: return false;
 	}
 }
 
@@ -214,8 +207,7 @@ bool kvmpv_msr_write(struct cpu *c, uint32_t index, uint64_t value)
 		c->lapic->pv_page = 0;
 		kvmpv_enter(c);
 		return true;
-	case MSR_STEAL:
-		return write_steal(c, value);
+	case MSR_STEAL: return write_steal(c, value);
 	case MSR_EOI:
 		if (value & 2)
 			return false;
@@ -228,8 +220,7 @@ bool kvmpv_msr_write(struct cpu *c, uint32_t index, uint64_t value)
 			return false;
 		c->msr.kvm_poll = value;
 		return true;
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -276,10 +267,7 @@ uint64_t kvmpv_hypercall(struct cpu *c)
 		return 0;
 	case HC_SEND_IPI:
 		return send_ipi(c, a0, a1, (uint32_t)a2, (uint32_t)a3);
-	case HC_SCHED_YIELD:
-		sched_yield();
-		return 0;
-	default:
-		return HC_ENOSYS;
+	case HC_SCHED_YIELD: sched_yield(); return 0;
+	default: return HC_ENOSYS;
 	}
 }

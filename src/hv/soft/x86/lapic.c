@@ -12,11 +12,25 @@
 #include <stdlib.h>
 
 enum {
-	REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09,
-	REG_PPR = 0x0a, REG_EOI = 0x0b, REG_LDR = 0x0d, REG_DFR = 0x0e,
-	REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18, REG_IRR = 0x20,
-	REG_ESR = 0x28, REG_ICR = 0x30, REG_ICR2 = 0x31, REG_LVT = 0x32,
-	REG_INITIAL = 0x38, REG_CURRENT = 0x39, REG_DIVIDE = 0x3e,
+	REG_ID = 0x02,
+	REG_VERSION = 0x03,
+	REG_TPR = 0x08,
+	REG_APR = 0x09,
+	REG_PPR = 0x0a,
+	REG_EOI = 0x0b,
+	REG_LDR = 0x0d,
+	REG_DFR = 0x0e,
+	REG_SVR = 0x0f,
+	REG_ISR = 0x10,
+	REG_TMR = 0x18,
+	REG_IRR = 0x20,
+	REG_ESR = 0x28,
+	REG_ICR = 0x30,
+	REG_ICR2 = 0x31,
+	REG_LVT = 0x32,
+	REG_INITIAL = 0x38,
+	REG_CURRENT = 0x39,
+	REG_DIVIDE = 0x3e,
 	REG_SELF = 0x3f,
 };
 
@@ -26,13 +40,13 @@ enum { ESR_SEND_VECTOR = 0x20, ESR_RECV_VECTOR = 0x40, ESR_REGISTER = 0x80 };
 
 enum { TIMER_ONESHOT, TIMER_PERIODIC, TIMER_DEADLINE };
 
-#define LVT_MASKED	BIT(16)
-#define SVR_ENABLED	BIT(8)
-#define APIC_VERSION	(0x14u | (LVT_COUNT - 1) << 16)
+#define LVT_MASKED   BIT(16)
+#define SVR_ENABLED  BIT(8)
+#define APIC_VERSION (0x14u | (LVT_COUNT - 1) << 16)
 
 static const uint32_t lvt_bits[LVT_COUNT] = {
 	[LVT_TIMER] = 0x700ff, [LVT_THERMAL] = 0x107ff, [LVT_PERF] = 0x107ff,
-	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff, [LVT_ERROR] = 0x100ff,
+	[LVT_LINT0] = 0x1a7ff, [LVT_LINT1] = 0x1a7ff,	[LVT_ERROR] = 0x100ff,
 };
 
 static bool is_on(const struct cpu *c)
@@ -159,14 +173,12 @@ static bool deliver(struct cpu *t, unsigned mode, uint8_t vector, bool level)
 		atomic_store(&t->nmi_pending, true);
 		cpu_request(t, REQ_NMI);
 		return true;
-	case DM_INIT:
-		cpu_request(t, REQ_INIT);
-		return true;
+	case DM_INIT: cpu_request(t, REQ_INIT); return true;
 	case DM_SIPI:
 		__atomic_store_n(&t->sipi_vector, vector, __ATOMIC_SEQ_CST);
 		cpu_request(t, REQ_SIPI);
 		return true;
-	default:	/* SMI and ExtINT: no SMM; the PIC has its own way in */
+	default: /* SMI and ExtINT: no SMM; the PIC has its own way in */
 		return true;
 	}
 }
@@ -182,7 +194,7 @@ unsigned lapic_send(struct soft_vm *vm, struct cpu *from, uint32_t icr,
 	uint8_t vector = (uint8_t)icr;
 
 	if (mode == DM_INIT && level && !(icr & BIT(14)))
-		return 0;	/* INIT level de-assert: nothing on x86-64 */
+		return 0; /* INIT level de-assert: nothing on x86-64 */
 	for (unsigned i = 0; i < HV_MAX_VCPUS; i++) {
 		struct cpu *t = __atomic_load_n(&vm->cpu[i], __ATOMIC_ACQUIRE);
 		bool hit;
@@ -253,7 +265,7 @@ static void end_interrupt(struct cpu *c)
 	if (atomic_load(&l->tmr[v / 32]) >> (v & 31) & 1) {
 		l->pending_eoi = true;
 		l->eoi[v / 32] |= 1u << (v & 31);
-		c->irq_check = true;	/* the loop takes it at block end */
+		c->irq_check = true; /* the loop takes it at block end */
 	}
 	look_again(c);
 }
@@ -390,8 +402,9 @@ static uint64_t period_ns(const struct lapic *l)
 
 static void start_timer(struct lapic *l, uint64_t remaining_ns)
 {
-	l->expiry_ns = remaining_ns && timer_mode(l) != TIMER_DEADLINE ?
-		       soft_now_ns() + remaining_ns : UINT64_MAX;
+	l->expiry_ns = remaining_ns && timer_mode(l) != TIMER_DEADLINE
+			       ? soft_now_ns() + remaining_ns
+			       : UINT64_MAX;
 }
 
 static uint32_t current_count(const struct lapic *l)
@@ -418,8 +431,8 @@ uint64_t lapic_deadline(struct cpu *c)
 		return UINT64_MAX;
 	if (timer_mode(l) != TIMER_DEADLINE)
 		return l->expiry_ns;
-	return l->tsc_deadline ? soft_tsc_to_ns(c, l->tsc_deadline) :
-				 UINT64_MAX;
+	return l->tsc_deadline ? soft_tsc_to_ns(c, l->tsc_deadline)
+			       : UINT64_MAX;
 }
 
 void lapic_poll(struct cpu *c)
@@ -433,9 +446,7 @@ void lapic_poll(struct cpu *c)
 	if (now < due)
 		return;
 	switch (timer_mode(l)) {
-	case TIMER_DEADLINE:
-		l->tsc_deadline = 0;
-		break;
+	case TIMER_DEADLINE: l->tsc_deadline = 0; break;
 	case TIMER_PERIODIC:
 		if (l->initial) {
 			/* Ticks that nobody could take are not made up. */
@@ -445,8 +456,7 @@ void lapic_poll(struct cpu *c)
 			break;
 		}
 		/* fall through */
-	default:
-		l->expiry_ns = UINT64_MAX;
+	default: l->expiry_ns = UINT64_MAX;
 	}
 	fire_lvt(c, LVT_TIMER);
 }
@@ -501,8 +511,7 @@ static uint32_t read_reg(struct cpu *c, unsigned reg)
 	case REG_ESR: return l->esr;
 	case REG_ICR: return l->icr_low;
 	case REG_ICR2: return l->icr_high;
-	case REG_LVT ... REG_LVT + LVT_COUNT - 1:
-		return l->lvt[reg - REG_LVT];
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1: return l->lvt[reg - REG_LVT];
 	case REG_INITIAL: return l->initial;
 	case REG_CURRENT: return current_count(l);
 	case REG_DIVIDE: return l->divide;
@@ -529,12 +538,8 @@ static void write_reg(struct cpu *c, unsigned reg, uint32_t v)
 		sync_pv_eoi(c, true);
 		set_tpr(c, v);
 		break;
-	case REG_EOI:
-		write_eoi(c);
-		break;
-	case REG_SVR:
-		write_svr(l, v);
-		break;
+	case REG_EOI: write_eoi(c); break;
+	case REG_SVR: write_svr(l, v); break;
 	case REG_ESR:
 		l->esr = l->esr_pending;
 		l->esr_pending = 0;
@@ -570,25 +575,16 @@ void lapic_mmio_write(struct cpu *c, uint32_t off, uint32_t value)
 	if (is_x2(c) || (off & 15) || off >= 0x400)
 		return;
 	switch (off >> 4) {
-	case REG_ID:
-		l->id = value & 0xff000000;
-		break;
-	case REG_LDR:
-		l->ldr = value & 0xff000000;
-		break;
-	case REG_DFR:
-		l->dfr = value | 0x0fffffff;
-		break;
+	case REG_ID: l->id = value & 0xff000000; break;
+	case REG_LDR: l->ldr = value & 0xff000000; break;
+	case REG_DFR: l->dfr = value | 0x0fffffff; break;
 	case REG_ICR:
 		l->icr_low = value & 0xcdfff;
 		l->icr_low &= ~(uint32_t)BIT(12);
 		write_icr(c, l->icr_low, l->icr_high >> 24, false);
 		break;
-	case REG_ICR2:
-		l->icr_high = value & 0xff000000;
-		break;
-	default:
-		write_reg(c, off >> 4, value);
+	case REG_ICR2: l->icr_high = value & 0xff000000; break;
+	default: write_reg(c, off >> 4, value);
 	}
 }
 
@@ -597,25 +593,30 @@ bool lapic_msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 	unsigned reg = index - 0x800;
 
 	if (index == 0x6e0) {
-		*value = timer_mode(c->lapic) == TIMER_DEADLINE ?
-			 c->lapic->tsc_deadline : 0;
+		*value = timer_mode(c->lapic) == TIMER_DEADLINE
+				 ? c->lapic->tsc_deadline
+				 : 0;
 		return true;
 	}
 	if (!is_x2(c))
 		return false;
 	switch (reg) {
-	case REG_ID: case REG_VERSION: case REG_TPR: case REG_PPR:
-	case REG_LDR: case REG_SVR: case REG_ISR ... REG_IRR + 7:
-	case REG_ESR: case REG_LVT ... REG_LVT + LVT_COUNT - 1:
-	case REG_INITIAL: case REG_CURRENT: case REG_DIVIDE:
-		*value = read_reg(c, reg);
-		return true;
+	case REG_ID:
+	case REG_VERSION:
+	case REG_TPR:
+	case REG_PPR:
+	case REG_LDR:
+	case REG_SVR:
+	case REG_ISR ... REG_IRR + 7:
+	case REG_ESR:
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1:
+	case REG_INITIAL:
+	case REG_CURRENT:
+	case REG_DIVIDE: *value = read_reg(c, reg); return true;
 	case REG_ICR:
-		*value = (uint64_t)c->lapic->icr_high << 32 |
-			 c->lapic->icr_low;
+		*value = (uint64_t)c->lapic->icr_high << 32 | c->lapic->icr_low;
 		return true;
-	default:
-		return false;
+	default: return false;
 	}
 }
 
@@ -661,14 +662,12 @@ bool lapic_msr_write(struct cpu *c, uint32_t index, uint64_t value)
 		if (value & ~(uint64_t)(lvt_bits[reg - REG_LVT] | 0x15000))
 			return false;
 		break;
-	case REG_INITIAL:
-		break;
+	case REG_INITIAL: break;
 	case REG_DIVIDE:
 		if (value & ~0xbull)
 			return false;
 		break;
-	default:
-		return false;
+	default: return false;
 	}
 	if (reg == REG_SELF)
 		write_icr(c, (uint32_t)value | 1u << 18, 0, true);

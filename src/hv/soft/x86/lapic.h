@@ -10,12 +10,19 @@
 /* The APIC timer counts nanoseconds: CPUID 0x40000010 says the same. */
 enum { APIC_BUS_KHZ = 1000000 };
 
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR,
-       LVT_COUNT };
+enum {
+	LVT_TIMER,
+	LVT_THERMAL,
+	LVT_PERF,
+	LVT_LINT0,
+	LVT_LINT1,
+	LVT_ERROR,
+	LVT_COUNT
+};
 
-#define APIC_BASE_BSP	BIT(8)
-#define APIC_BASE_EXTD	BIT(10)
-#define APIC_BASE_EN	BIT(11)
+#define APIC_BASE_BSP  BIT(8)
+#define APIC_BASE_EXTD BIT(10)
+#define APIC_BASE_EN   BIT(11)
 
 /*
  * Atomic fields are read or written by senders on other threads; the rest
@@ -24,18 +31,18 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR,
 struct lapic {
 	_Atomic uint32_t irr[8], tmr[8];
 	uint32_t isr[8];
-	_Atomic uint32_t id;		/* xAPIC format: 31:24 */
+	_Atomic uint32_t id; /* xAPIC format: 31:24 */
 	_Atomic uint32_t ldr, dfr, svr;
 	uint32_t tpr, esr, esr_pending;
 	uint32_t icr_low, icr_high;
 	uint32_t lvt[LVT_COUNT];
 	uint32_t divide, initial;
-	uint64_t expiry_ns;		/* one-shot, periodic; UINT64_MAX none */
-	uint64_t tsc_deadline;		/* 0: none */
+	uint64_t expiry_ns;    /* one-shot, periodic; UINT64_MAX none */
+	uint64_t tsc_deadline; /* 0: none */
 
-	bool pending_eoi;		/* some bit of eoi, see take_eoi */
-	uint32_t eoi[8];		/* level vectors ended, not told yet */
-	bool pv_eoi_set;		/* the guest's PV EOI bit is set */
+	bool pending_eoi; /* some bit of eoi, see take_eoi */
+	uint32_t eoi[8];  /* level vectors ended, not told yet */
+	bool pv_eoi_set;  /* the guest's PV EOI bit is set */
 
 	/* kvmpv.c: what the guest's clock page was made from. */
 	uint64_t pv_page, pv_tsc_offset;

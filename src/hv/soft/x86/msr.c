@@ -6,16 +6,16 @@
 
 #include <time.h>
 
-#define MISC_ENABLE_FIXED	(BIT(11) | BIT(12))	/* no BTS, no PEBS */
-#define MISC_ENABLE_WRITABLE	(BIT(0) | BIT(3) | BIT(16) | BIT(22) | BIT(34))
+#define MISC_ENABLE_FIXED    (BIT(11) | BIT(12)) /* no BTS, no PEBS */
+#define MISC_ENABLE_WRITABLE (BIT(0) | BIT(3) | BIT(16) | BIT(22) | BIT(34))
 
 #define ARCH_CAP_VALUE \
 	(BIT(0) /* RDCL_NO */ | BIT(1) /* IBRS_ALL */ | \
 	 BIT(3) /* SKIP_L1DFL */ | BIT(5) /* MDS_NO */ | \
 	 BIT(6) /* PSCHANGE_MC_NO */ | BIT(8) /* TAA_NO */ | \
 	 BIT(13) /* SBDR_SSDP_NO */ | BIT(14) /* FBSDP_NO */ | \
-	 BIT(15) /* PSDP_NO */ | BIT(20) /* BHI_NO */ | \
-	 BIT(26) /* GDS_NO */ | BIT(27) /* RFDS_NO */)
+	 BIT(15) /* PSDP_NO */ | BIT(20) /* BHI_NO */ | BIT(26) /* GDS_NO */ | \
+	 BIT(27) /* RFDS_NO */)
 
 enum { MC_BANKS = 10 };
 
@@ -53,7 +53,7 @@ uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc)
 	int64_t t = (int64_t)(tsc - c->tsc_offset);
 	uint32_t khz = tsc_khz(c->vm);
 
-	if (t <= 0)	/* in the past, or so far off that it wrapped */
+	if (t <= 0) /* in the past, or so far off that it wrapped */
 		return (int64_t)tsc < 0 ? UINT64_MAX - 1 : 0;
 	return (uint64_t)MIN(((__int128)t * 1000000 + khz - 1) / khz,
 			     (__int128)(UINT64_MAX - 1));
@@ -66,8 +66,8 @@ void soft_set_tsc(struct cpu *c, uint64_t value)
 
 	/* vCPUs are saved one after the other: a second is no difference. */
 	for (unsigned i = 0; i < c->vcpu.id && i < HV_MAX_VCPUS; i++) {
-		struct cpu *o = __atomic_load_n(&c->vm->cpu[i],
-						__ATOMIC_ACQUIRE);
+		struct cpu *o =
+			__atomic_load_n(&c->vm->cpu[i], __ATOMIC_ACQUIRE);
 
 		if (o && o->tsc_offset - offset + near < 2 * near) {
 			offset = o->tsc_offset;
@@ -121,8 +121,7 @@ static int mtrr_fixed_index(uint32_t index)
 
 static bool write_efer(struct cpu *c, uint64_t v)
 {
-	uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE |
-			 EFER_AIBRS;
+	uint64_t known = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_AIBRS;
 	uint64_t was = c->efer;
 
 	if (v & ~known)
@@ -197,52 +196,31 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 		return true;
 	}
 	switch (index) {
-	case 0x10:
-		*value = cpu_tsc(c);
-		return true;
-	case 0x3b:
-		*value = c->msr.tsc_adjust;
-		return true;
-	case 0x1b:
-		*value = c->apic_base;
-		return true;
-	case 0xc0000080:
-		*value = c->efer;
-		return true;
-	case 0xc0000103:
-		*value = c->msr.tsc_aux;
-		return true;
-	case 0x277:
-		*value = c->msr.pat;
-		return true;
-	case 0xfe:
-		*value = 0x508;
-		return true;
-	case 0x2ff:
-		*value = c->msr.mtrr_def;
-		return true;
+	case 0x10: *value = cpu_tsc(c); return true;
+	case 0x3b: *value = c->msr.tsc_adjust; return true;
+	case 0x1b: *value = c->apic_base; return true;
+	case 0xc0000080: *value = c->efer; return true;
+	case 0xc0000103: *value = c->msr.tsc_aux; return true;
+	case 0x277: *value = c->msr.pat; return true;
+	case 0xfe: *value = 0x508; return true;
+	case 0x2ff: *value = c->msr.mtrr_def; return true;
 	case 0x200 ... 0x20f:
-		*value = index & 1 ? c->msr.mtrr_mask[(index - 0x200) / 2] :
-				     c->msr.mtrr_base[(index - 0x200) / 2];
+		*value = index & 1 ? c->msr.mtrr_mask[(index - 0x200) / 2]
+				   : c->msr.mtrr_base[(index - 0x200) / 2];
 		return true;
-	case 0x250: case 0x258: case 0x259: case 0x268 ... 0x26f:
+	case 0x250:
+	case 0x258:
+	case 0x259:
+	case 0x268 ... 0x26f:
 		*value = c->msr.mtrr_fixed[mtrr_fixed_index(index)];
 		return true;
 	case 0x1a0:
 		*value = c->msr.misc_enable | MISC_ENABLE_FIXED;
 		return true;
-	case 0x48:
-		*value = c->msr.spec_ctrl;
-		return true;
-	case 0x10a:
-		*value = ARCH_CAP_VALUE;
-		return true;
-	case 0x179:
-		*value = MC_BANKS;
-		return true;
-	case 0x17a:
-		*value = c->msr.mcg_status;
-		return true;
+	case 0x48: *value = c->msr.spec_ctrl; return true;
+	case 0x10a: *value = ARCH_CAP_VALUE; return true;
+	case 0x179: *value = MC_BANKS; return true;
+	case 0x17a: *value = c->msr.mcg_status; return true;
 	case 0x400 ... 0x400 + 4 * MC_BANKS - 1:
 		*value = index & 3 ? 0 : c->msr.mc_ctl[(index - 0x400) / 4];
 		return true;
@@ -251,29 +229,59 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 		*value = 0x100000000 | 0x1000000;
 		return true;
 	case 0x3a:
-		*value = 1;	/* locked, nothing enabled */
+		*value = 1; /* locked, nothing enabled */
 		return true;
 	case 0xc0011029:
-		*value = BIT(1);	/* LFENCE serializes */
+		*value = BIT(1); /* LFENCE serializes */
 		return true;
-	case 0x00: case 0x01: case 0x17: case 0x2a: case 0x34: case 0xce:
-	case 0x17b: case 0x1d9: case 0x1db: case 0x1dc: case 0x1dd:
-	case 0x1de: case 0xc1 ... 0xc8: case 0x186 ... 0x18d: case 0xcd:
-	case 0x38d ... 0x390: case 0x309 ... 0x30b: case 0x1fc: case 0x198:
-	case 0x199: case 0x19a: case 0x19b: case 0x19c: case 0x140:
-	case 0x33: case 0xda0: case 0xd90: case 0xc0010000 ... 0xc0010007:
-	case 0xc0010010: case 0xc0010015: case 0xc001001a: case 0xc001001d:
-	case 0xc001001f: case 0xc0010055: case 0xc0010058: case 0xc0010114:
-	case 0xc0010117: case 0xc0010140: case 0xc0010141:
-	case 0xc0010200 ... 0xc001020b: case 0xc0011020 ... 0xc0011023:
-	case 0xc001102a: case 0xc001102c:
-		*value = 0;
-		return true;
+	case 0x00:
+	case 0x01:
+	case 0x17:
+	case 0x2a:
+	case 0x34:
+	case 0xce:
+	case 0x17b:
+	case 0x1d9:
+	case 0x1db:
+	case 0x1dc:
+	case 0x1dd:
+	case 0x1de:
+	case 0xc1 ... 0xc8:
+	case 0x186 ... 0x18d:
+	case 0xcd:
+	case 0x38d ... 0x390:
+	case 0x309 ... 0x30b:
+	case 0x1fc:
+	case 0x198:
+	case 0x199:
+	case 0x19a:
+	case 0x19b:
+	case 0x19c:
+	case 0x140:
+	case 0x33:
+	case 0xda0:
+	case 0xd90:
+	case 0xc0010000 ... 0xc0010007:
+	case 0xc0010010:
+	case 0xc0010015:
+	case 0xc001001a:
+	case 0xc001001d:
+	case 0xc001001f:
+	case 0xc0010055:
+	case 0xc0010058:
+	case 0xc0010114:
+	case 0xc0010117:
+	case 0xc0010140:
+	case 0xc0010141:
+	case 0xc0010200 ... 0xc001020b:
+	case 0xc0011020 ... 0xc0011023:
+	case 0xc001102a:
+	case 0xc001102c: *value = 0; return true;
 	case 0x6e0:
-	case 0x800 ... 0x8ff:
-		return lapic_msr_read(c, index, value);
-	case 0x11: case 0x12: case 0x4b564d00 ... 0x4b564d07:
-		return kvmpv_msr_read(c, index, value);
+	case 0x800 ... 0x8ff: return lapic_msr_read(c, index, value);
+	case 0x11:
+	case 0x12:
+	case 0x4b564d00 ... 0x4b564d07: return kvmpv_msr_read(c, index, value);
 	}
 	return false;
 }
@@ -309,8 +317,7 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 		value = (value & ~APIC_BASE_BSP) |
 			(c->apic_base & APIC_BASE_BSP);
 		return lapic_set_base(c, value);
-	case 0xc0000080:
-		return write_efer(c, value);
+	case 0xc0000080: return write_efer(c, value);
 	case 0xc0000103:
 		if (value >> 32)
 			return false;
@@ -321,9 +328,12 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 			return false;
 		c->msr.pat = value;
 		return true;
-	case 0x200 ... 0x20f: case 0x2ff:
-	case 0x250: case 0x258: case 0x259: case 0x268 ... 0x26f:
-		return write_mtrr(c, index, value);
+	case 0x200 ... 0x20f:
+	case 0x2ff:
+	case 0x250:
+	case 0x258:
+	case 0x259:
+	case 0x268 ... 0x26f: return write_mtrr(c, index, value);
 	case 0x1a0:
 		c->msr.misc_enable = value & MISC_ENABLE_WRITABLE;
 		return true;
@@ -332,10 +342,8 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 			return false;
 		c->msr.spec_ctrl = value;
 		return true;
-	case 0x49:
-		return !(value & ~0x81ull);
-	case 0x10b:
-		return !(value & ~1ull);
+	case 0x49: return !(value & ~0x81ull);
+	case 0x10b: return !(value & ~1ull);
 	case 0x17a:
 		if (value & ~7ull)
 			return false;
@@ -347,24 +355,45 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 		else if ((index & 3) != 1 && value)
 			return false;
 		return true;
-	case 0xda0:
-		return !value;
+	case 0xda0: return !value;
 	/* Accepted and forgotten. */
-	case 0x00: case 0x01: case 0x79: case 0x8b: case 0x17b: case 0x1d9:
-	case 0xc1 ... 0xc8: case 0x186 ... 0x18d: case 0x38d ... 0x390:
-	case 0x309 ... 0x30b: case 0x1fc: case 0x199: case 0x19a: case 0x19b:
-	case 0x140: case 0xd90: case 0xc0010000 ... 0xc0010007:
-	case 0xc0010010: case 0xc0010015: case 0xc001001a: case 0xc001001d:
-	case 0xc001001f: case 0xc0010055: case 0xc0010114: case 0xc0010117:
-	case 0xc0010140: case 0xc0010141: case 0xc0010200 ... 0xc001020b:
-	case 0xc0011020 ... 0xc0011023: case 0xc0011029: case 0xc001102a:
-	case 0xc001102c:
-		return true;
+	case 0x00:
+	case 0x01:
+	case 0x79:
+	case 0x8b:
+	case 0x17b:
+	case 0x1d9:
+	case 0xc1 ... 0xc8:
+	case 0x186 ... 0x18d:
+	case 0x38d ... 0x390:
+	case 0x309 ... 0x30b:
+	case 0x1fc:
+	case 0x199:
+	case 0x19a:
+	case 0x19b:
+	case 0x140:
+	case 0xd90:
+	case 0xc0010000 ... 0xc0010007:
+	case 0xc0010010:
+	case 0xc0010015:
+	case 0xc001001a:
+	case 0xc001001d:
+	case 0xc001001f:
+	case 0xc0010055:
+	case 0xc0010114:
+	case 0xc0010117:
+	case 0xc0010140:
+	case 0xc0010141:
+	case 0xc0010200 ... 0xc001020b:
+	case 0xc0011020 ... 0xc0011023:
+	case 0xc0011029:
+	case 0xc001102a:
+	case 0xc001102c: return true;
 	case 0x6e0:
-	case 0x800 ... 0x8ff:
-		return lapic_msr_write(c, index, value);
-	case 0x11: case 0x12: case 0x4b564d00 ... 0x4b564d07:
-		return kvmpv_msr_write(c, index, value);
+	case 0x800 ... 0x8ff: return lapic_msr_write(c, index, value);
+	case 0x11:
+	case 0x12:
+	case 0x4b564d00 ... 0x4b564d07: return kvmpv_msr_write(c, index, value);
 	}
 	return false;
 }
@@ -383,8 +412,8 @@ static const struct hv_cpuid *find(const struct cpu *c, uint32_t leaf,
 	for (unsigned i = 0; i < c->ncpuid; i++) {
 		const struct hv_cpuid *e = &c->cpuid[i];
 
-		if (e->leaf == leaf && (e->subleaf == sub ||
-					!has_subleaves(leaf)))
+		if (e->leaf == leaf &&
+		    (e->subleaf == sub || !has_subleaves(leaf)))
 			return e;
 	}
 	return NULL;
@@ -397,7 +426,7 @@ void cpuid_read(struct cpu *c, uint32_t leaf, uint32_t sub, uint32_t out[4])
 
 	memset(out, 0, 4 * sizeof(*out));
 	if (!e) {
-		if (leaf == 0xb) {	/* no such level: SDM 2A, CPUID */
+		if (leaf == 0xb) { /* no such level: SDM 2A, CPUID */
 			out[2] = sub & 0xff;
 			out[3] = c->vcpu.id;
 		}

@@ -16,7 +16,7 @@
 #define PF_P	1u
 #define PF_W	2u
 #define PF_U	4u
-#define PF_RSVD	8u
+#define PF_RSVD 8u
 #define PF_I	16u
 
 /* What the entries on the way have allowed so far. */
@@ -33,8 +33,8 @@ static _Noreturn void deny(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 		error |= PF_W;
 	if (mmu == MMU_USER)
 		error |= PF_U;
-	if (acc == ACC_EXEC && ((c->efer & EFER_NXE && c->cr4 & CR4_PAE) ||
-				c->cr4 & CR4_SMEP))
+	if (acc == ACC_EXEC &&
+	    ((c->efer & EFER_NXE && c->cr4 & CR4_PAE) || c->cr4 & CR4_SMEP))
 		error |= PF_I;
 	x86_page_fault(c, va, error);
 }
@@ -53,7 +53,7 @@ static bool entry_cas(void *p, bool wide, uint64_t old, uint64_t new)
 		return atomic_compare_exchange_strong((_Atomic uint64_t *)p,
 						      &old, new);
 	return atomic_compare_exchange_strong((_Atomic uint32_t *)p, &old32,
-					      (uint32_t)new);
+					      (uint32_t) new);
 }
 
 static bool may(struct cpu *c, const struct rights *r, int acc, unsigned mmu)
@@ -140,8 +140,8 @@ static bool walk_once(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 			e = want;
 		}
 		if (!leaf) {
-			table = e & (wide ? 0x000ffffffffff000ull
-					  : 0xfffff000ull);
+			table = e &
+				(wide ? 0x000ffffffffff000ull : 0xfffff000ull);
 			continue;
 		}
 		out->page_shift = (uint8_t)shift;
@@ -166,8 +166,10 @@ void page_walk(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 	       struct walk *out)
 {
 	if (!(c->cr0 & CR0_PG)) {
-		*out = (struct walk){ .gpa = va, .readable = true,
-				      .writable = true, .executable = true,
+		*out = (struct walk){ .gpa = va,
+				      .readable = true,
+				      .writable = true,
+				      .executable = true,
 				      .page_shift = 12 };
 		return;
 	}

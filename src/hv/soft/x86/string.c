@@ -214,9 +214,7 @@ static uint64_t stos_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 		return 0;
 	count = n / in->opsize;
 	switch (in->opsize) {
-	case 1:
-		memset(d, (uint8_t)v, count);
-		break;
+	case 1: memset(d, (uint8_t)v, count); break;
 	case 2:
 		for (uint64_t i = 0; i < count; i++)
 			((u2 *)d)[i] = (uint16_t)v;
@@ -272,15 +270,15 @@ static void repeat(struct cpu *c, const struct insn *in, element_fn *one,
 		c->gpr[R_NEXT] = c->rip;
 }
 
-#define STRING_OP(name, chunk)						\
-static void op_##name(struct cpu *c, const struct insn *in)		\
-{									\
-	name##_one(c, in);						\
-}									\
-static void op_rep_##name(struct cpu *c, const struct insn *in)	\
-{									\
-	repeat(c, in, name##_one, chunk);				\
-}
+#define STRING_OP(name, chunk) \
+	static void op_##name(struct cpu *c, const struct insn *in) \
+	{ \
+		name##_one(c, in); \
+	} \
+	static void op_rep_##name(struct cpu *c, const struct insn *in) \
+	{ \
+		repeat(c, in, name##_one, chunk); \
+	}
 STRING_OP(movs, movs_chunk)
 STRING_OP(stos, stos_chunk)
 STRING_OP(lods, NULL)
@@ -292,13 +290,13 @@ STRING_OP(outs, NULL)
 /* F2 repeats MOVS as F3 does, and Zydis does not say so: look at the bytes. */
 static void find_rep(const struct decoded *d, struct insn *in)
 {
-	in->flags &= (uint8_t)~(IN_REP | IN_REPNE);
+	in->flags &= (uint8_t) ~(IN_REP | IN_REPNE);
 	for (unsigned i = 0; i < d->i.raw.prefix_count; i++) {
 		uint8_t b = d->i.raw.prefixes[i].value;
 
 		if (b != 0xf2 && b != 0xf3)
 			continue;
-		in->flags &= (uint8_t)~(IN_REP | IN_REPNE);
+		in->flags &= (uint8_t) ~(IN_REP | IN_REPNE);
 		in->flags |= b == 0xf2 ? IN_REPNE : IN_REP;
 	}
 }
@@ -328,31 +326,31 @@ insn_fn *bind_string(const struct decoded *d, struct insn *in)
 		return NULL;
 	in->opsize = 1;
 	switch (d->i.mnemonic) {
-#define CASE(up, low, wide)						\
-	case ZYDIS_MNEMONIC_##up##wide:					\
-		in->opsize = *#wide == 'B' ? 1 : *#wide == 'W' ? 2 :	\
-			     *#wide == 'D' ? 4 : 8;			\
-		fn = op_##low;						\
-		rep = op_rep_##low;					\
+#define CASE(up, low, wide) \
+	case ZYDIS_MNEMONIC_##up##wide: \
+		in->opsize = *#wide == 'B'   ? 1 \
+			     : *#wide == 'W' ? 2 \
+			     : *#wide == 'D' ? 4 \
+					     : 8; \
+		fn = op_##low; \
+		rep = op_rep_##low; \
 		break;
-#define CASES(up, low)							\
-	CASE(up, low, B) CASE(up, low, W) CASE(up, low, D)
-	CASES(MOVS, movs)
-	CASES(STOS, stos)
-	CASES(LODS, lods)
-	CASES(SCAS, scas)
-	CASES(CMPS, cmps)
-	CASES(INS, ins)
-	CASES(OUTS, outs)
-	CASE(MOVS, movs, Q)
-	CASE(STOS, stos, Q)
-	CASE(LODS, lods, Q)
-	CASE(SCAS, scas, Q)
-	CASE(CMPS, cmps, Q)
+#define CASES(up, low) CASE(up, low, B) CASE(up, low, W) CASE(up, low, D)
+		CASES(MOVS, movs)
+		CASES(STOS, stos)
+		CASES(LODS, lods)
+		CASES(SCAS, scas)
+		CASES(CMPS, cmps)
+		CASES(INS, ins)
+		CASES(OUTS, outs)
+		CASE(MOVS, movs, Q)
+		CASE(STOS, stos, Q)
+		CASE(LODS, lods, Q)
+		CASE(SCAS, scas, Q)
+		CASE(CMPS, cmps, Q)
 #undef CASE
 #undef CASES
-	default:
-		return NULL;
+	default: return NULL;
 	}
 	find_rep(d, in);
 	find_source_segment(d, in);

@@ -14,7 +14,7 @@ bool seg_limit_ok(const struct segreg *s, uint64_t off, unsigned size)
 {
 	uint64_t last = off + size - 1;
 
-	if ((s->access & 0x1c) == 0x14)		/* expand-down data */
+	if ((s->access & 0x1c) == 0x14) /* expand-down data */
 		return off > s->limit &&
 		       last <= (s->access & SEG_A_DB ? 0xffffffff : 0xffff);
 	return last <= s->limit;
@@ -48,7 +48,7 @@ static bool seg_is_flat(const struct segreg *s)
 {
 	return s->base == 0 && s->limit == 0xffffffff &&
 	       (s->access & (SEG_A_UNUSABLE | SEG_A_P | 0x1e)) ==
-	       (SEG_A_P | 0x12);
+		       (SEG_A_P | 0x12);
 }
 
 static void update_mmu(struct cpu *c)
@@ -83,10 +83,10 @@ void cpu_update_mode(struct cpu *c)
 			c->mode = big ? MODE_C32 : MODE_C16;
 	}
 	update_mmu(c);
-	c->flat = c->mode == MODE_64 ||
-		  (is_protected(c) && seg_is_flat(&c->seg[SEG_DS]) &&
-		   seg_is_flat(&c->seg[SEG_ES]) &&
-		   seg_is_flat(&c->seg[SEG_SS]));
+	c->flat =
+		c->mode == MODE_64 ||
+		(is_protected(c) && seg_is_flat(&c->seg[SEG_DS]) &&
+		 seg_is_flat(&c->seg[SEG_ES]) && seg_is_flat(&c->seg[SEG_SS]));
 
 	key = (uint32_t)c->mode | (c->cpl == 3) << 3;
 	key |= (uint32_t)(c->cr0 & (CR0_MP | CR0_EM | CR0_TS)) << 3;
@@ -127,7 +127,8 @@ void load_seg_real(struct cpu *c, unsigned seg, uint16_t sel)
 struct segreg seg_null(uint16_t sel, unsigned dpl)
 {
 	return (struct segreg){
-		.sel = sel, .access = SEG_A_UNUSABLE | dpl << 5,
+		.sel = sel,
+		.access = SEG_A_UNUSABLE | dpl << 5,
 	};
 }
 
@@ -250,8 +251,9 @@ void stk_current(struct cpu *c, struct stk *s)
 	s->ss = c->seg[SEG_SS];
 	s->sp = c->gpr[R_RSP];
 	s->wide = c->mode == MODE_64;
-	s->mask = s->wide ? ~0ull :
-		  s->ss.access & SEG_A_DB ? 0xffffffff : 0xffff;
+	s->mask = s->wide		    ? ~0ull
+		  : s->ss.access & SEG_A_DB ? 0xffffffff
+					    : 0xffff;
 	s->acc = SEG_SS;
 	s->err = 0;
 }
@@ -537,8 +539,8 @@ static void far_transfer(struct cpu *c, uint16_t sel, uint64_t off,
 	unsigned type;
 
 	if (!is_protected(c)) {
-		if (off > (c->mode == MODE_VM86 ? 0xffff :
-			   c->seg[SEG_CS].limit))
+		if (off >
+		    (c->mode == MODE_VM86 ? 0xffff : c->seg[SEG_CS].limit))
 			x86_gp(c, 0);
 		if (call) {
 			stk_current(c, &s);
@@ -677,8 +679,11 @@ static void op_retf(struct cpu *c, const struct insn *in)
 	c->seg[SEG_SS] = ss;
 	set_outer_sp(c, &cs, &ss, sp);
 	/* The released parameters exist on both stacks. */
-	set_reg(c, R_RSP, is_code64(c, &cs) ? 8 :
-		ss.access & SEG_A_DB ? 4 : 2, c->gpr[R_RSP] + in->imm);
+	set_reg(c, R_RSP,
+		is_code64(c, &cs)      ? 8
+		: ss.access & SEG_A_DB ? 4
+				       : 2,
+		c->gpr[R_RSP] + in->imm);
 	drop_segs(c, sel & 3);
 	commit_cs(c, cs, rip);
 }
@@ -720,8 +725,9 @@ static void iret_vm86(struct cpu *c, struct stk *s, uint64_t ip, uint16_t cs,
 		sel[order[i]] = (uint16_t)stk_pop(c, s, 4);
 	if (ip > 0xffff)
 		x86_gp(c, 0);
-	put_flags(c, flags, FL_ARITH | FL_TF | FL_IF | FL_DF | FL_IOPL |
-		  FL_NT | FL_RF | FL_VM | FL_AC | FL_VIF | FL_VIP | FL_ID);
+	put_flags(c, flags,
+		  FL_ARITH | FL_TF | FL_IF | FL_DF | FL_IOPL | FL_NT | FL_RF |
+			  FL_VM | FL_AC | FL_VIF | FL_VIP | FL_ID);
 	c->mode = MODE_VM86;
 	for (unsigned i = 0; i <= SEG_GS; i++)
 		load_seg_real(c, i, sel[i]);
@@ -839,12 +845,18 @@ static void op_int1(struct cpu *c, const struct insn *in)
 static struct segreg flat_seg(uint16_t sel, uint32_t access)
 {
 	return (struct segreg){
-		.sel = sel, .limit = 0xffffffff, .access = access,
+		.sel = sel,
+		.limit = 0xffffffff,
+		.access = access,
 	};
 }
 
-enum { FLAT_CODE64 = 0xa09b, FLAT_CODE32 = 0xc09b, FLAT_DATA = 0xc093,
-       FLAT_USER = 0x60 };
+enum {
+	FLAT_CODE64 = 0xa09b,
+	FLAT_CODE32 = 0xc09b,
+	FLAT_DATA = 0xc093,
+	FLAT_USER = 0x60
+};
 
 static void op_syscall(struct cpu *c, const struct insn *in)
 {
@@ -874,11 +886,11 @@ static void op_sysret(struct cpu *c, const struct insn *in)
 		x86_gp(c, 0);
 	set_rip(c, wide ? c->gpr[R_RCX] : (uint32_t)c->gpr[R_RCX]);
 	c->rflags = (c->gpr[11] & 0x3c7fd7) | 2;
-	c->seg[SEG_CS] = flat_seg((uint16_t)((sel + (wide ? 16 : 0)) | 3),
-				  (wide ? FLAT_CODE64 : FLAT_CODE32) |
-				  FLAT_USER);
-	c->seg[SEG_SS] = flat_seg((uint16_t)((sel + 8) | 3),
-				  FLAT_DATA | FLAT_USER);
+	c->seg[SEG_CS] =
+		flat_seg((uint16_t)((sel + (wide ? 16 : 0)) | 3),
+			 (wide ? FLAT_CODE64 : FLAT_CODE32) | FLAT_USER);
+	c->seg[SEG_SS] =
+		flat_seg((uint16_t)((sel + 8) | 3), FLAT_DATA | FLAT_USER);
 	cpu_update_mode(c);
 }
 
@@ -889,8 +901,8 @@ static void op_sysenter(struct cpu *c, const struct insn *in)
 
 	if (c->mode == MODE_REAL || !sel)
 		x86_gp(c, 0);
-	c->gpr[R_RSP] = lma ? c->msr.sysenter_esp :
-			(uint32_t)c->msr.sysenter_esp;
+	c->gpr[R_RSP] =
+		lma ? c->msr.sysenter_esp : (uint32_t)c->msr.sysenter_esp;
 	set_rip(c, lma ? c->msr.sysenter_eip : (uint32_t)c->msr.sysenter_eip);
 	c->rflags &= ~(uint64_t)(FL_VM | FL_IF | FL_RF);
 	c->seg[SEG_CS] = flat_seg(sel, lma ? FLAT_CODE64 : FLAT_CODE32);
@@ -909,9 +921,9 @@ static void op_sysexit(struct cpu *c, const struct insn *in)
 		x86_gp(c, 0);
 	c->gpr[R_RSP] = wide ? c->gpr[R_RCX] : (uint32_t)c->gpr[R_RCX];
 	set_rip(c, wide ? c->gpr[R_RDX] : (uint32_t)c->gpr[R_RDX]);
-	c->seg[SEG_CS] = flat_seg((uint16_t)((sel + (wide ? 32 : 16)) | 3),
-				  (wide ? FLAT_CODE64 : FLAT_CODE32) |
-				  FLAT_USER);
+	c->seg[SEG_CS] =
+		flat_seg((uint16_t)((sel + (wide ? 32 : 16)) | 3),
+			 (wide ? FLAT_CODE64 : FLAT_CODE32) | FLAT_USER);
 	c->seg[SEG_SS] = flat_seg((uint16_t)((sel + (wide ? 40 : 24)) | 3),
 				  FLAT_DATA | FLAT_USER);
 	cpu_update_mode(c);
@@ -941,8 +953,8 @@ static bool virtual_if(struct cpu *c)
 {
 	if (c->cpl <= iopl(c))
 		return false;
-	if (c->mode == MODE_VM86 ? c->cr4 & CR4_VME :
-	    c->cpl == 3 && (c->cr4 & CR4_PVI))
+	if (c->mode == MODE_VM86 ? c->cr4 & CR4_VME
+				 : c->cpl == 3 && (c->cr4 & CR4_PVI))
 		return true;
 	x86_gp(c, 0);
 }
@@ -1069,8 +1081,7 @@ static void op_out(struct cpu *c, const struct insn *in)
 	uint16_t port = port_of(c, in);
 
 	io_check(c, port, in->opsize);
-	pio_out(c, port, in->opsize,
-		(uint32_t)get_reg(c, R_RAX, in->opsize));
+	pio_out(c, port, in->opsize, (uint32_t)get_reg(c, R_RAX, in->opsize));
 }
 
 /* -- control and debug registers ------------------------------------------ */
@@ -1171,8 +1182,8 @@ static void write_cr4(struct cpu *c, uint64_t v)
 	    pae_legacy(c->cr0, v, c->efer) && !pdpte_load(c, c->cr3))
 		x86_gp(c, 0);
 	c->cr4 = v;
-	if (diff & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP |
-		    CR4_SMAP)) {
+	if (diff &
+	    (CR4_PGE | CR4_PAE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)) {
 		tlb_flush(c, true);
 		c->leave_block = true;
 	}
@@ -1185,25 +1196,16 @@ static void op_mov_to_cr(struct cpu *c, const struct insn *in)
 
 	need_cpl0(c);
 	switch (in->imm2) {
-	case 0:
-		write_cr0(c, v);
-		break;
-	case 2:
-		c->cr2 = v;
-		break;
-	case 3:
-		write_cr3(c, v);
-		break;
-	case 4:
-		write_cr4(c, v);
-		break;
+	case 0: write_cr0(c, v); break;
+	case 2: c->cr2 = v; break;
+	case 3: write_cr3(c, v); break;
+	case 4: write_cr4(c, v); break;
 	case 8:
 		if (v & ~0xfull)
 			x86_gp(c, 0);
 		lapic_cr8_set(c, (uint8_t)v);
 		break;
-	default:
-		x86_ud(c);
+	default: x86_ud(c);
 	}
 }
 
@@ -1213,23 +1215,12 @@ static void op_mov_from_cr(struct cpu *c, const struct insn *in)
 
 	need_cpl0(c);
 	switch (in->imm2) {
-	case 0:
-		v = c->cr0;
-		break;
-	case 2:
-		v = c->cr2;
-		break;
-	case 3:
-		v = c->cr3;
-		break;
-	case 4:
-		v = c->cr4;
-		break;
-	case 8:
-		v = lapic_cr8_get(c);
-		break;
-	default:
-		x86_ud(c);
+	case 0: v = c->cr0; break;
+	case 2: v = c->cr2; break;
+	case 3: v = c->cr3; break;
+	case 4: v = c->cr4; break;
+	case 8: v = lapic_cr8_get(c); break;
+	default: x86_ud(c);
 	}
 	set_reg(c, in->reg, in->opsize, v);
 }
@@ -1275,7 +1266,9 @@ static void op_mov_from_dr(struct cpu *c, const struct insn *in)
 	unsigned n = check_dr(c, in);
 
 	set_reg(c, in->reg, in->opsize,
-		n < 4 ? c->dr[n] : n == 6 ? c->dr6 : c->dr7);
+		n < 4	 ? c->dr[n]
+		: n == 6 ? c->dr6
+			 : c->dr7);
 }
 
 static void op_clts(struct cpu *c, const struct insn *in)
@@ -1291,7 +1284,7 @@ static void op_lmsw(struct cpu *c, const struct insn *in)
 
 	need_cpl0(c);
 	v = rm16(c, in) & 0xf;
-	write_cr0(c, (c->cr0 & ~0xeull) | v);	/* PE can only be set */
+	write_cr0(c, (c->cr0 & ~0xeull) | v); /* PE can only be set */
 }
 
 static void check_umip(struct cpu *c)
@@ -1447,7 +1440,7 @@ static bool visible(struct cpu *c, uint16_t sel, uint64_t *d)
 		return false;
 	a = (uint32_t)(*d >> 40);
 	if ((a & 0x1c) == 0x1c)
-		return true;		/* conforming code */
+		return true; /* conforming code */
 	return (a >> 5 & 3) >= c->cpl && (a >> 5 & 3) >= (sel & 3u);
 }
 
@@ -1455,9 +1448,9 @@ static bool visible(struct cpu *c, uint16_t sel, uint64_t *d)
 static void op_lar(struct cpu *c, const struct insn *in)
 {
 	bool lma = c->efer & EFER_LMA, lsl = in->imm2;
-	unsigned types = lma ? 1 << 2 | 1 << 9 | 1 << 11 | 1 << 12 :
-			 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 |
-			 1 << 11 | 1 << 12;
+	unsigned types = lma ? 1 << 2 | 1 << 9 | 1 << 11 | 1 << 12
+			     : 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 |
+					 1 << 9 | 1 << 11 | 1 << 12;
 	uint64_t d = 0;
 	uint16_t sel;
 	bool ok;
@@ -1687,8 +1680,8 @@ static void op_hypercall(struct cpu *c, const struct insn *in)
 /* SDM 3A table 10-1.  INIT keeps MSRs, FPU, TSC and the cache bits of CR0. */
 void cpu_reset(struct cpu *c, bool init_only)
 {
-	uint64_t cache = init_only ? c->cr0 & (CR0_CD | CR0_NW) :
-			 CR0_CD | CR0_NW;
+	uint64_t cache =
+		init_only ? c->cr0 & (CR0_CD | CR0_NW) : CR0_CD | CR0_NW;
 	uint32_t id[4] = { 0 };
 	bool bsp;
 
@@ -1704,7 +1697,9 @@ void cpu_reset(struct cpu *c, bool init_only)
 	for (unsigned i = 0; i <= SEG_GS; i++)
 		c->seg[i] = (struct segreg){ .limit = 0xffff, .access = 0x93 };
 	c->seg[SEG_CS] = (struct segreg){
-		.sel = 0xf000, .limit = 0xffff, .access = 0x9b,
+		.sel = 0xf000,
+		.limit = 0xffff,
+		.access = 0x9b,
 		.base = 0xffff0000,
 	};
 	c->seg[SEG_LDT] = (struct segreg){ .limit = 0xffff, .access = 0x82 };
@@ -1725,7 +1720,7 @@ void cpu_reset(struct cpu *c, bool init_only)
 	if (!init_only) {
 		memset(&c->msr, 0, sizeof(c->msr));
 		c->msr.pat = 0x0007040600070406;
-		c->msr.misc_enable = 0x1801;	/* no BTS, no PEBS */
+		c->msr.misc_enable = 0x1801; /* no BTS, no PEBS */
 		c->xcr0 = 1;
 		c->apic_base = 0xfee00000 | BIT(11);
 		if (c->vcpu.id == 0)
@@ -1753,8 +1748,8 @@ static bool is_reg(const ZydisDecodedOperand *o)
 
 static ZydisRegisterClass reg_class(const ZydisDecodedOperand *o)
 {
-	return is_reg(o) ? ZydisRegisterGetClass(o->reg.value) :
-	       ZYDIS_REGCLASS_INVALID;
+	return is_reg(o) ? ZydisRegisterGetClass(o->reg.value)
+			 : ZYDIS_REGCLASS_INVALID;
 }
 
 static uint8_t reg_id(const ZydisDecodedOperand *o)
@@ -1797,15 +1792,15 @@ static insn_fn *bind_mov(const struct decoded *d, struct insn *in)
 		take_reg(b, &in->reg);
 		in->opsize = (uint8_t)(b->size / 8);
 		in->flags |= IN_ENDS;
-		return ka == ZYDIS_REGCLASS_CONTROL ? op_mov_to_cr :
-		       op_mov_to_dr;
+		return ka == ZYDIS_REGCLASS_CONTROL ? op_mov_to_cr
+						    : op_mov_to_dr;
 	}
 	if (kb == ZYDIS_REGCLASS_CONTROL || kb == ZYDIS_REGCLASS_DEBUG) {
 		in->imm2 = reg_id(b);
 		take_reg(a, &in->reg);
 		in->opsize = (uint8_t)(a->size / 8);
-		return kb == ZYDIS_REGCLASS_CONTROL ? op_mov_from_cr :
-		       op_mov_from_dr;
+		return kb == ZYDIS_REGCLASS_CONTROL ? op_mov_from_cr
+						    : op_mov_from_dr;
 	}
 	return NULL;
 }
@@ -1840,8 +1835,7 @@ static insn_fn *bind_push(const struct decoded *d, struct insn *in)
 	if (reg_class(&d->op[0]) != ZYDIS_REGCLASS_SEGMENT)
 		return NULL;
 	in->imm2 = reg_id(&d->op[0]);
-	in->opsize = d->i.operand_width == 16 ? 2 :
-		     d->mode == MODE_64 ? 8 : 4;
+	in->opsize = d->i.operand_width == 16 ? 2 : d->mode == MODE_64 ? 8 : 4;
 	if (d->i.mnemonic == ZYDIS_MNEMONIC_PUSH)
 		return op_push_seg;
 	in->flags |= IN_ENDS;
@@ -1940,15 +1934,9 @@ static insn_fn *bind_plain(const struct decoded *d, struct insn *in)
 		return ends(in, op_sysexit);
 	case ZYDIS_MNEMONIC_SWAPGS: return op_swapgs;
 	case ZYDIS_MNEMONIC_CLI: return op_cli;
-	case ZYDIS_MNEMONIC_STI:
-		in->flags |= IN_STI;
-		return ends(in, op_sti);
-	case ZYDIS_MNEMONIC_STAC:
-		in->imm2 = 1;
-		return op_stac;
-	case ZYDIS_MNEMONIC_CLAC:
-		in->imm2 = 0;
-		return op_stac;
+	case ZYDIS_MNEMONIC_STI: in->flags |= IN_STI; return ends(in, op_sti);
+	case ZYDIS_MNEMONIC_STAC: in->imm2 = 1; return op_stac;
+	case ZYDIS_MNEMONIC_CLAC: in->imm2 = 0; return op_stac;
 	case ZYDIS_MNEMONIC_HLT: return ends(in, op_hlt);
 	case ZYDIS_MNEMONIC_CLTS: return ends(in, op_clts);
 	case ZYDIS_MNEMONIC_INVD:
@@ -1983,8 +1971,7 @@ insn_fn *bind_sys(const struct decoded *d, struct insn *in)
 	case ZYDIS_MNEMONIC_LSS: return bind_lseg(d, in, SEG_SS);
 	case ZYDIS_MNEMONIC_LFS: return bind_lseg(d, in, SEG_FS);
 	case ZYDIS_MNEMONIC_LGS: return bind_lseg(d, in, SEG_GS);
-	case ZYDIS_MNEMONIC_LMSW:
-		return ends(in, bind_rm(d, in, 0, op_lmsw));
+	case ZYDIS_MNEMONIC_LMSW: return ends(in, bind_rm(d, in, 0, op_lmsw));
 	case ZYDIS_MNEMONIC_SMSW: return bind_rm(d, in, 0, op_smsw);
 	case ZYDIS_MNEMONIC_SGDT: return bind_rm(d, in, 0, op_sgdt);
 	case ZYDIS_MNEMONIC_SIDT: return bind_rm(d, in, 1, op_sgdt);

@@ -13,9 +13,9 @@ enum { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 struct stk {
 	struct segreg ss;
 	uint64_t sp, mask;
-	unsigned acc;		/* SEG_SS, or SEG_SYS for an inner ring */
-	uint32_t err;		/* error code of its #SS */
-	bool wide;		/* 64-bit: flat, canonical check only */
+	unsigned acc; /* SEG_SS, or SEG_SYS for an inner ring */
+	uint32_t err; /* error code of its #SS */
+	bool wide;    /* 64-bit: flat, canonical check only */
 };
 
 static inline bool canonical(uint64_t a)

@@ -124,8 +124,8 @@ static void read_task(struct cpu *c, const struct segreg *tr, struct task *t)
 	t->eip = (uint32_t)ld_size(c, SEG_SYS, at, l->size);
 	t->flags = (uint32_t)ld_size(c, SEG_SYS, at += l->size, l->size);
 	for (unsigned i = 0; i < 8; i++) {
-		t->gpr[i] = (uint32_t)ld_size(c, SEG_SYS, at += l->size,
-					      l->size);
+		t->gpr[i] =
+			(uint32_t)ld_size(c, SEG_SYS, at += l->size, l->size);
 		if (l->size == 2)
 			t->gpr[i] |= 0xffff0000;
 	}
@@ -208,7 +208,7 @@ void x86_task_switch(struct cpu *c, uint16_t sel, int reason, bool has_error,
 	c->rflags = (t.flags & 0x3f7fd5) | 2;
 	c->rip = t.eip;
 	set_rip(c, t.eip);
-	c->dr7 &= ~0x155ull;			/* local breakpoints */
+	c->dr7 &= ~0x155ull; /* local breakpoints */
 	for (unsigned i = 0; i <= SEG_GS; i++)
 		c->seg[i] = seg_null(t.sel[i], t.sel[SEG_CS] & 3);
 	c->seg[SEG_LDT] = seg_null(t.ldt, 0);

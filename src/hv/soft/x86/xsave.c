@@ -241,7 +241,7 @@ static void op_xsaves(struct cpu *c, const struct insn *in)
 	check_x(c);
 	if (c->cpl)
 		x86_gp(c, 0);
-	op_xsavec(c, in);	/* IA32_XSS is 0 */
+	op_xsavec(c, in); /* IA32_XSS is 0 */
 }
 
 static bool header_ok(struct cpu *c, const uint8_t *head, bool supervisor)
@@ -310,30 +310,21 @@ insn_fn *bind_xsave(const struct decoded *d, struct insn *in)
 {
 	switch (d->i.mnemonic) {
 	case ZYDIS_MNEMONIC_FXSAVE:
-	case ZYDIS_MNEMONIC_FXSAVE64:
-		return op_fxsave;
+	case ZYDIS_MNEMONIC_FXSAVE64: return op_fxsave;
 	case ZYDIS_MNEMONIC_FXRSTOR:
-	case ZYDIS_MNEMONIC_FXRSTOR64:
-		return op_fxrstor;
+	case ZYDIS_MNEMONIC_FXRSTOR64: return op_fxrstor;
 	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64:
-		return op_xsave;
+	case ZYDIS_MNEMONIC_XSAVE64: return op_xsave;
 	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64:
-		return op_xsaveopt;
+	case ZYDIS_MNEMONIC_XSAVEOPT64: return op_xsaveopt;
 	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-		return op_xsavec;
+	case ZYDIS_MNEMONIC_XSAVEC64: return op_xsavec;
 	case ZYDIS_MNEMONIC_XSAVES:
-	case ZYDIS_MNEMONIC_XSAVES64:
-		return op_xsaves;
+	case ZYDIS_MNEMONIC_XSAVES64: return op_xsaves;
 	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64:
-		return op_xrstor;
+	case ZYDIS_MNEMONIC_XRSTOR64: return op_xrstor;
 	case ZYDIS_MNEMONIC_XRSTORS:
-	case ZYDIS_MNEMONIC_XRSTORS64:
-		return op_xrstors;
-	default:
-		return NULL;
+	case ZYDIS_MNEMONIC_XRSTORS64: return op_xrstors;
+	default: return NULL;
 	}
 }
