@@ -12,35 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "husk/hv.h"
+#include "bare.h"
 
 enum {
-	PML4 = 0x1000,
-	PDPT = 0x2000,
-	PD0 = 0x3000,
-	PD1 = 0x4000,
-	IDT = 0x5000,
-	GDT = 0x6000,
-	STACK = 0x7ff0,
-	CODE = 0x8000,
-	HANDLER = 0x8800,
-	DATA = 0x10000,
-	MEMORY = 0x200000,
-	VECTOR = 0x41,
+	CODE = BARE_CODE,
+	DATA = BARE_DATA,
+	VECTOR = BARE_VECTOR,
 };
 
-static const uint64_t hole = 0x40000000; /* mapped, no memory there */
+static const uint64_t hole = BARE_HOLE; /* mapped, no memory there */
 
 /* -- guest code ----------------------------------------------------------- */
-
-#define PAYLOAD(name, bits, text) \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n.global " #name ", " #name "_end\n" \
-		".code" #bits "\n" #name ":\n" text #name \
-		"_end:\n.code64\n.popsection\n")
 
 PAYLOAD(code_real, 16,
 	"xor %ax, %ax\n mov $100, %cx\n"
@@ -67,7 +51,6 @@ PAYLOAD(code_mmio, 64,
 PAYLOAD(code_wait, 64,
 	"1: sti\n hlt\n cli\n mov 0x10000, %eax\n test %eax, %eax\n jz 1b\n"
 	"mov $0x514, %dx\n out %eax, %dx\n 2: jmp 2b\n");
-PAYLOAD(code_handler, 64, "incl 0x10000\n iretq\n");
 PAYLOAD(code_spin, 64, "2: jmp 2b\n");
 PAYLOAD(code_dirty, 64,
 	"mov %al, 0x12000\n mov %al, 0x15008\n"
@@ -82,17 +65,6 @@ PAYLOAD(code_string, 64,
 	"out %al, %dx\n 2: jmp 2b\n");
 PAYLOAD(code_nops, 64,
 	"nop\n nop\n mov $0x518, %dx\n out %al, %dx\n 2: jmp 2b\n");
-
-/* -- a machine ------------------------------------------------------------ */
-
-enum mode { REAL, PROTECTED, LONG };
-
-struct guest {
-	struct hv_vm *vm;
-	struct hv_vcpu *cpu;
-	struct hv_exit exit;
-	uint8_t *mem;
-};
 
 static const char *engine = "soft";
 static unsigned tests, failures;
@@ -109,125 +81,21 @@ static void check(bool ok, const char *name)
 	expect(ok, name, "");
 }
 
-static void die(const char *what, int code)
+/* -- a machine ------------------------------------------------------------ */
+
+#define START(g, mode, name) \
+	bare_start(g, engine, BARE_##mode, name, name##_end)
+
+static bool runs_to_out(struct bare *g, uint16_t port, uint32_t value)
 {
-	printf("Bail out! %s: %s\n", what, strerror(-code));
-	exit(1);
-}
-
-static void put64(struct guest *g, uint64_t at, uint64_t value)
-{
-	memcpy(g->mem + at, &value, 8);
-}
-
-static void fill_tables(struct guest *g)
-{
-	put64(g, PML4, PDPT | 3);
-	put64(g, PDPT, PD0 | 3);
-	put64(g, PDPT + 8, PD1 | 3);
-	put64(g, PD0, 0x83);
-	put64(g, PD1, hole | 0x83);
-	put64(g, GDT + 8, 0x00af9b000000ffff);
-	put64(g, GDT + 16, 0x00cf93000000ffff);
-	put64(g, IDT + VECTOR * 16, HANDLER | 8 << 16 | 0x8e00ull << 32);
-	memcpy(g->mem + HANDLER, code_handler, code_handler_end - code_handler);
-}
-
-static void set_mode(struct guest *g, enum mode mode)
-{
-	static struct hv_state s;
-	uint32_t code = mode == LONG	    ? 0xa09b
-			: mode == PROTECTED ? 0xc09b
-					    : 0x9b;
-	uint32_t data = mode == REAL ? 0x93 : 0xc093;
-	uint32_t limit = mode == REAL ? 0xffff : 0xffffffff;
-	int r = hv_vcpu_get(g->cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &s);
-
-	if (r)
-		die("hv_vcpu_get", r);
-	for (int i = HV_ES; i <= HV_GS; i++) {
-		s.seg[i].selector = mode == REAL ? 0 : i == HV_CS ? 8 : 16;
-		s.seg[i].base = 0;
-		s.seg[i].limit = limit;
-		s.seg[i].access = i == HV_CS ? code : data;
-	}
-	s.gdtr.base = GDT;
-	s.gdtr.limit = 23;
-	if (mode != REAL) {
-		s.cr0 |= 1;
-	}
-	if (mode == LONG) {
-		s.idtr.base = IDT;
-		s.idtr.limit = (VECTOR + 1) * 16 - 1;
-		s.cr0 = 0x80010033;
-		s.cr3 = PML4;
-		s.cr4 = 0x620;
-		s.efer = 0x500;
-		s.seg[HV_TR].access = 0x8b;
-		s.seg[HV_TR].limit = 0x67;
-	}
-	s.rip = CODE;
-	s.rflags = 2;
-	s.gpr[HV_RSP] = STACK;
-	r = hv_vcpu_set(g->cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &s);
-	if (r)
-		die("hv_vcpu_set", r);
-}
-
-static void start(struct guest *g, enum mode mode, const uint8_t *code,
-		  const uint8_t *end)
-{
-	struct hv_config cfg = { .engine = engine, .max_vcpus = 2 };
-	struct husk_error err = { 0 };
-	int r;
-
-	memset(g, 0, sizeof(*g));
-	g->mem = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (g->mem == MAP_FAILED)
-		die("mmap", -errno);
-	r = hv_vm_create(&cfg, &g->vm, &err);
-	if (!r)
-		r = hv_mem_map(g->vm, 0, MEMORY, g->mem,
-			       HV_MEM_READ | HV_MEM_WRITE);
-	if (!r)
-		r = hv_vcpu_create(g->vm, 0, &g->cpu, &err);
-	if (r)
-		die(err.text[0] ? err.text : "set up", r);
-	fill_tables(g);
-	memcpy(g->mem + CODE, code, end - code);
-	set_mode(g, mode);
-}
-
-#define START(g, mode, name) start(g, mode, name, name##_end)
-
-static void stop(struct guest *g)
-{
-	hv_vm_destroy(g->vm);
-	munmap(g->mem, MEMORY);
-}
-
-static enum hv_exit_reason run(struct guest *g)
-{
-	int r = hv_vcpu_run(g->cpu, &g->exit);
-
-	if (r)
-		die("hv_vcpu_run", r);
-	if (g->exit.reason == HV_EXIT_ERROR)
-		printf("# %s\n", g->exit.error.text);
-	return g->exit.reason;
-}
-
-static bool runs_to_out(struct guest *g, uint16_t port, uint32_t value)
-{
-	return run(g) == HV_EXIT_PIO && g->exit.pio.write &&
+	return bare_run(g) == HV_EXIT_PIO && g->exit.pio.write &&
 	       g->exit.pio.port == port && g->exit.pio.value == value;
 }
 
-static bool runs_to_mmio(struct guest *g, uint64_t gpa, unsigned size,
+static bool runs_to_mmio(struct bare *g, uint64_t gpa, unsigned size,
 			 bool write)
 {
-	return run(g) == HV_EXIT_MMIO && g->exit.mmio.gpa == gpa &&
+	return bare_run(g) == HV_EXIT_MMIO && g->exit.mmio.gpa == gpa &&
 	       g->exit.mmio.size == size && g->exit.mmio.write == write;
 }
 
@@ -235,26 +103,26 @@ static bool runs_to_mmio(struct guest *g, uint64_t gpa, unsigned size,
 
 static void test_modes(void)
 {
-	struct guest g;
+	struct bare g;
 
 	START(&g, REAL, code_real);
 	check(runs_to_out(&g, 0x510, 5050) && g.exit.pio.size == 2,
 	      "real_mode_adds");
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, PROTECTED, code_protected);
 	check(runs_to_out(&g, 0x511, 500500) && g.exit.pio.size == 4,
 	      "protected_mode_adds");
-	check(run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
+	check(bare_run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
 		      g.exit.pio.size == 1,
 	      "in_exits");
 	g.exit.pio.value = 0x5a;
 	check(runs_to_out(&g, 0x511, 0x5a), "in_takes_value");
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, LONG, code_long);
 	check(runs_to_out(&g, 0x512, 0x12345678), "long_mode_shifts");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_mmio(void)
@@ -266,7 +134,7 @@ static void test_mmio(void)
 		0x4444444444444444,
 	};
 	static struct hv_state s;
-	struct guest g;
+	struct bare g;
 	bool ok = true;
 	uint64_t v;
 
@@ -287,16 +155,16 @@ static void test_mmio(void)
 	check(hv_vcpu_get(g.cpu, HV_STATE_GENERAL, &s) == 0 &&
 		      s.gpr[HV_RAX] == (values[0] | values[3]),
 	      "completed_read_is_in_register");
-	ok = ok && run(&g) == HV_EXIT_PIO;
+	ok = ok && bare_run(&g) == HV_EXIT_PIO;
 	memcpy(&v, g.mem + DATA + 0x10, 8);
 	check(ok && v == (uint32_t)(values[1] | values[3]),
 	      "mmio_reads_of_1_2_4_8");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_string(void)
 {
-	struct guest g;
+	struct bare g;
 	bool ok = true;
 
 	START(&g, LONG, code_string);
@@ -306,20 +174,20 @@ static void test_string(void)
 		     g.exit.pio.size == 1;
 	check(ok, "rep_outs_exits_per_element");
 	for (int i = 0; i < 3; i++) {
-		ok = ok && run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
+		ok = ok && bare_run(&g) == HV_EXIT_PIO && !g.exit.pio.write &&
 		     g.exit.pio.size == 2;
 		g.exit.pio.value = 0x6160 + i;
 	}
-	ok = ok && run(&g) == HV_EXIT_PIO && g.exit.pio.write;
+	ok = ok && bare_run(&g) == HV_EXIT_PIO && g.exit.pio.write;
 	check(ok && !memcmp(g.mem + DATA + 0x100, "\x60\x61\x61\x61\x62\x61",
 			    6),
 	      "rep_ins_takes_each_element");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void *send_msi(void *arg)
 {
-	struct guest *g = arg;
+	struct bare *g = arg;
 
 	usleep(20000);
 	hv_msi(g->vm, 0xfee00000, VECTOR);
@@ -328,14 +196,14 @@ static void *send_msi(void *arg)
 
 static void *send_kick(void *arg)
 {
-	struct guest *g = arg;
+	struct bare *g = arg;
 
 	usleep(20000);
 	hv_vcpu_kick(g->cpu);
 	return NULL;
 }
 
-static void enable_apic(struct guest *g)
+static void enable_apic(struct bare *g)
 {
 	static struct hv_state s;
 	uint32_t spurious = 0x1ff;
@@ -348,7 +216,7 @@ static void enable_apic(struct guest *g)
 
 static void test_interrupts(void)
 {
-	struct guest g;
+	struct bare g;
 	pthread_t t;
 	int fd;
 
@@ -357,7 +225,7 @@ static void test_interrupts(void)
 	pthread_create(&t, NULL, send_msi, &g);
 	check(runs_to_out(&g, 0x514, 1), "msi_wakes_and_reaches_handler");
 	pthread_join(t, NULL);
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, LONG, code_wait);
 	enable_apic(&g);
@@ -368,48 +236,48 @@ static void test_interrupts(void)
 	      "irqfd_reaches_handler");
 	check(hv_irqfd(g.vm, 5, -1) == 0, "irqfd_goes");
 	close(fd);
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, LONG, code_wait);
 	hv_vcpu_want_window(g.cpu, true);
-	check(run(&g) == HV_EXIT_IRQ_WINDOW && hv_vcpu_ready(g.cpu),
+	check(bare_run(&g) == HV_EXIT_IRQ_WINDOW && hv_vcpu_ready(g.cpu),
 	      "window_opens");
 	hv_vcpu_want_window(g.cpu, false);
 	check(hv_vcpu_inject(g.cpu, VECTOR) == 0 && runs_to_out(&g, 0x514, 1),
 	      "injected_vector_reaches_handler");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_kick(void)
 {
-	struct guest g;
+	struct bare g;
 	pthread_t t;
 
 	START(&g, LONG, code_spin);
 	hv_vcpu_kick(g.cpu);
-	check(run(&g) == HV_EXIT_KICKED, "kick_is_sticky");
+	check(bare_run(&g) == HV_EXIT_KICKED, "kick_is_sticky");
 	pthread_create(&t, NULL, send_kick, &g);
-	check(run(&g) == HV_EXIT_KICKED, "kick_ends_a_spinning_guest");
+	check(bare_run(&g) == HV_EXIT_KICKED, "kick_ends_a_spinning_guest");
 	pthread_join(t, NULL);
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, LONG, code_wait);
 	pthread_create(&t, NULL, send_kick, &g);
-	check(run(&g) == HV_EXIT_KICKED, "kick_ends_a_halted_guest");
+	check(bare_run(&g) == HV_EXIT_KICKED, "kick_ends_a_halted_guest");
 	pthread_join(t, NULL);
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_memory(void)
 {
 	const unsigned rw = HV_MEM_READ | HV_MEM_WRITE;
 	uint64_t bits[1];
-	struct guest g;
+	struct bare g;
 
 	START(&g, LONG, code_dirty);
 	check(hv_mem_protect(g.vm, DATA, 0x10000, rw | HV_MEM_LOG) == 0,
 	      "part_gets_dirty_log");
-	check(run(&g) == HV_EXIT_PIO &&
+	check(bare_run(&g) == HV_EXIT_PIO &&
 		      hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
 		      bits[0] == (1 << 2 | 1 << 5),
 	      "guest_writes_are_logged");
@@ -420,7 +288,7 @@ static void test_memory(void)
 	check(hv_mem_fetch_dirty(g.vm, DATA, 0x10000, bits) == 0 &&
 		      bits[0] == 0,
 	      "fetching_clears");
-	stop(&g);
+	bare_stop(&g);
 
 	START(&g, LONG, code_dirty);
 	check(hv_mem_protect(g.vm, 0x15000, 0x1000, HV_MEM_READ) == 0 &&
@@ -431,9 +299,9 @@ static void test_memory(void)
 	check(hv_mem_unmap(g.vm, 0x12000, 0x1000) == 0 &&
 		      hv_mem_unmap(g.vm, 0x12000, 0x1000) == -ENOENT,
 	      "unmapped_is_gone");
-	set_mode(&g, LONG);
+	bare_set_mode(&g, BARE_LONG);
 	check(runs_to_mmio(&g, 0x12000, 1, true), "write_to_hole_exits");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_state(void)
@@ -441,7 +309,7 @@ static void test_state(void)
 	static struct hv_state a, b;
 	const unsigned groups = HV_STATE_GENERAL | HV_STATE_SYSTEM |
 				HV_STATE_FPU | HV_STATE_MSR | HV_STATE_DEBUG;
-	struct guest g;
+	struct bare g;
 	bool found = false;
 
 	START(&g, LONG, code_spin);
@@ -469,7 +337,7 @@ static void test_state(void)
 		found |= b.msr[i].index == 0xc0000082 &&
 			 b.msr[i].value == 0xffffffff81000000;
 	check(found, "msrs_come_back");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_doorbell(void)
@@ -489,7 +357,7 @@ static void test_doorbell(void)
 	int a = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int b = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	eventfd_t v = 0, w = 0;
-	struct guest g;
+	struct bare g;
 
 	START(&g, LONG, code_bell);
 	check(hv_doorbell_add(g.vm, &pio, a) == 0 &&
@@ -502,9 +370,9 @@ static void test_doorbell(void)
 		      w == 1,
 	      "doorbells_ring_once");
 	hv_doorbell_del(g.vm, &pio, a);
-	set_mode(&g, LONG);
+	bare_set_mode(&g, BARE_LONG);
 	check(runs_to_out(&g, 0x600, 5), "deleted_doorbell_exits");
-	stop(&g);
+	bare_stop(&g);
 	close(a);
 	close(b);
 }
@@ -512,34 +380,34 @@ static void test_doorbell(void)
 static void test_step(void)
 {
 	static struct hv_state s;
-	struct guest g;
+	struct bare g;
 
 	START(&g, LONG, code_nops);
 	check(hv_vcpu_debug(g.cpu, HV_DEBUG_STEP) == 0 &&
-		      run(&g) == HV_EXIT_DEBUG && g.exit.debug.vector == 1 &&
-		      g.exit.debug.rip == CODE + 1,
+		      bare_run(&g) == HV_EXIT_DEBUG &&
+		      g.exit.debug.vector == 1 && g.exit.debug.rip == CODE + 1,
 	      "step_stops_after_one");
-	check(run(&g) == HV_EXIT_DEBUG && g.exit.debug.rip == CODE + 2,
+	check(bare_run(&g) == HV_EXIT_DEBUG && g.exit.debug.rip == CODE + 2,
 	      "step_stops_again");
-	check(hv_vcpu_debug(g.cpu, 0) == 0 && run(&g) == HV_EXIT_PIO,
+	check(hv_vcpu_debug(g.cpu, 0) == 0 && bare_run(&g) == HV_EXIT_PIO,
 	      "step_ends");
 	check(hv_vcpu_get(g.cpu, HV_STATE_ALL, &s) == 0 &&
 		      hv_vcpu_set(g.cpu, HV_STATE_ALL, &s) == 0,
 	      "all_state_goes_back");
-	stop(&g);
+	bare_stop(&g);
 }
 
 static void test_two(void)
 {
-	struct guest g, h;
+	struct bare g, h;
 
 	START(&g, LONG, code_long);
 	START(&h, REAL, code_real);
 	check(runs_to_out(&h, 0x510, 5050) &&
 		      runs_to_out(&g, 0x512, 0x12345678),
 	      "two_vms_in_a_process");
-	stop(&g);
-	stop(&h);
+	bare_stop(&g);
+	bare_stop(&h);
 }
 
 int main(int argc, char **argv)
@@ -547,7 +415,7 @@ int main(int argc, char **argv)
 	for (int i = 1; i + 1 < argc; i += 2)
 		if (!strcmp(argv[i], "--engine"))
 			engine = argv[i + 1];
-	if (!strcmp(engine, "kvm") && access("/dev/kvm", R_OK | W_OK)) {
+	if (!bare_has_engine(engine)) {
 		printf("1..0 # SKIP /dev/kvm: %s\n", strerror(errno));
 		return 77;
 	}
