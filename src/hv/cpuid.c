@@ -8,6 +8,7 @@
  */
 #include <cpuid.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -196,10 +197,9 @@ static void add_kvm(struct build *b, uint32_t khz)
 
 static void add_brand(struct build *b, const char *model)
 {
-	char s[48] = "Husk ";
+	char s[48] = { 0 };
 
-	strncat(s, model, 30);
-	strcat(s, " vCPU");
+	snprintf(s, sizeof(s), "Husk %.30s vCPU", model);
 	for (unsigned i = 0; i < 3; i++)
 		add(b, 0x80000002 + i, 0, word(s + i * 16),
 		    word(s + i * 16 + 4), word(s + i * 16 + 8),

@@ -102,14 +102,15 @@ static int choose_auto(struct choice *ch, struct husk_error *err)
 
 static int choose(struct choice *ch, const char *spec, struct husk_error *err)
 {
-	size_t len = strcspn(spec, ",");
+	size_t len = strcspn(spec, ","), size;
 
 	if (spec[len]) {
-		if (strlen(spec + len + 1) >= sizeof(ch->options))
+		size = strlen(spec + len + 1) + 1;
+		if (size > sizeof(ch->options))
 			return error_set(err, -EINVAL,
 					 "engine options \"%s\" are too long",
 					 spec + len + 1);
-		strcpy(ch->options, spec + len + 1);
+		memcpy(ch->options, spec + len + 1, size);
 	}
 	if (len == 4 && !memcmp(spec, "auto", 4)) {
 		if (ch->options[0])
@@ -207,7 +208,7 @@ int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
 	vm->caps = ch.caps;
 	memcpy(vm->options, ch.options, sizeof(vm->options));
 	memcpy(vm->reason, ch.reason, sizeof(vm->reason));
-	strcpy(vm->cpu_model, model); /* fits: one of hv_cpu_models() */
+	snprintf(vm->cpu_model, sizeof(vm->cpu_model), "%s", model);
 	vm->max_vcpus = n;
 	vm->log = cfg->log;
 	vm->log_opaque = cfg->log_opaque;

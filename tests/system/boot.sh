@@ -9,6 +9,10 @@ trap 'rm -f "$out"' EXIT
 "$husk" run --engine soft --kernel "$demo/vmlinuz" --initrd "$demo/initrd" \
 	--cmdline "console=ttyS0 quiet" --timeout 240 "$@" \
 	</dev/null >"$out" 2>&1 || { echo "exit status $?"; cat "$out"; exit 1; }
-grep -q '^INIT-UP' "$out" && grep -q 'Linux.*x86_64 GNU/Linux' "$out" &&
-	grep -q 'model name' "$out" && grep -q '^Mem:' "$out" ||
-	{ cat "$out"; exit 1; }
+for want in '^INIT-UP' 'Linux.*x86_64 GNU/Linux' 'model name' '^Mem:'; do
+	grep -q "$want" "$out" || {
+		cat "$out"
+		echo "boot.sh: the guest did not say $want"
+		exit 1
+	}
+done

@@ -687,7 +687,7 @@ static int slot_add(struct soft_vm *vm, uint64_t gpa, uint64_t size, void *host,
 	};
 	s->pages = calloc(size >> 12, sizeof(*s->pages));
 	if (flags & HV_MEM_LOG)
-		s->dirty = calloc(((size >> 12) + 63) / 64, sizeof(uint64_t));
+		s->dirty = calloc(((size >> 12) + 63) / 64, sizeof(*s->dirty));
 	if (!s->pages || (flags & HV_MEM_LOG && !s->dirty)) {
 		slot_free(s);
 		return -ENOMEM;

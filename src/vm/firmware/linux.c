@@ -59,8 +59,8 @@ int linux_params(struct load *l, uint8_t *p, uint64_t initrd)
 		put32(p + BP_E820 + 20 * i + 16, l->map[i].type);
 	}
 	put16(p + H_BOOT_FLAG, 0xaa55);
-	memcpy(p + H_MAGIC, "HdrS", 4);
-	p[H_LOADER] = 0xff; /* a loader without a number */
+	put32(p + H_MAGIC, 0x53726448); /* "HdrS" */
+	p[H_LOADER] = 0xff;		/* a loader without a number */
 	p[H_LOADFLAGS] = (p[H_LOADFLAGS] & ~0x80) | 1; /* loaded high */
 	put32(p + H_CMDLINE, FW_CMDLINE);
 	put64(p + H_SETUP_DATA, 0);

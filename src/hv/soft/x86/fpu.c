@@ -27,6 +27,7 @@
  * registers), so equal ones are shared and their number is bounded.  Code
  * pages are mapped twice, writable and executable, never both in one mapping.
  */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,15 +157,35 @@ static void check_vec(struct cpu *c, const struct thunk *t)
 		check_sse(c);
 }
 
+/* What __builtin_cpu_supports() has no name for in every compiler. */
+static bool host_leaf7(unsigned sub, unsigned reg, unsigned bit)
+{
+	unsigned r[4] = { 0 };
+
+	if (!__get_cpuid_count(7, sub, &r[0], &r[1], &r[2], &r[3]))
+		return false;
+	return r[reg] >> bit & 1;
+}
+
+static bool host_f16c(void)
+{
+	unsigned a, b, c, d;
+
+	return __builtin_cpu_supports("avx") &&
+	       __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
+
 static bool host_has(ZydisISAExt ext, ZydisISASet set)
 {
+	enum { EAX, EBX, ECX };
+
 	switch (ext) {
 	case ZYDIS_ISA_EXT_SSE3: return __builtin_cpu_supports("sse3");
 	case ZYDIS_ISA_EXT_SSSE3: return __builtin_cpu_supports("ssse3");
 	case ZYDIS_ISA_EXT_SSE4: return __builtin_cpu_supports("sse4.2");
 	case ZYDIS_ISA_EXT_AES: return __builtin_cpu_supports("aes");
 	case ZYDIS_ISA_EXT_PCLMULQDQ: return __builtin_cpu_supports("pclmul");
-	case ZYDIS_ISA_EXT_SHA: return __builtin_cpu_supports("sha");
+	case ZYDIS_ISA_EXT_SHA: return host_leaf7(0, EBX, 29);
 	case ZYDIS_ISA_EXT_GFNI:
 		return __builtin_cpu_supports("gfni") &&
 		       (set == ZYDIS_ISA_SET_GFNI ||
@@ -176,11 +197,13 @@ static bool host_has(ZydisISAExt ext, ZydisISASet set)
 	case ZYDIS_ISA_EXT_AVX2:
 	case ZYDIS_ISA_EXT_AVX2GATHER: return __builtin_cpu_supports("avx2");
 	case ZYDIS_ISA_EXT_FMA: return __builtin_cpu_supports("fma");
-	case ZYDIS_ISA_EXT_F16C: return __builtin_cpu_supports("f16c");
-	case ZYDIS_ISA_EXT_VAES: return __builtin_cpu_supports("vaes");
+	case ZYDIS_ISA_EXT_F16C: return host_f16c();
+	case ZYDIS_ISA_EXT_VAES:
+		return __builtin_cpu_supports("avx2") && host_leaf7(0, ECX, 9);
 	case ZYDIS_ISA_EXT_VPCLMULQDQ:
-		return __builtin_cpu_supports("vpclmulqdq");
-	case ZYDIS_ISA_EXT_AVX_VNNI: return __builtin_cpu_supports("avxvnni");
+		return __builtin_cpu_supports("avx2") && host_leaf7(0, ECX, 10);
+	case ZYDIS_ISA_EXT_AVX_VNNI:
+		return __builtin_cpu_supports("avx2") && host_leaf7(1, EAX, 4);
 	default: return true;
 	}
 }

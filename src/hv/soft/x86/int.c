@@ -1770,6 +1770,8 @@ static insn_fn *bind_stack(const struct decoded *d, struct insn *in)
 	if (pop)
 		kind = kind ? 4 : 3;
 	in->opsize = d->i.operand_width / 8;
+	if (in->opsize < 2)
+		return NULL;
 	return fn[kind][size_index(in->opsize) - 1];
 }
 

@@ -54,7 +54,7 @@ static void tsc_scale(uint64_t hz, uint32_t *mul, int8_t *shift)
 	/* After the shift one tick is worth at least 1/2 and less than 1 ns. */
 	while (s < 31 && hz << s <= ns)
 		s++;
-	while (s > -31 && hz > (ns << (1 - s)))
+	while (s <= 0 && s > -31 && hz > (ns << (1 - s)))
 		s--;
 	*mul = (uint32_t)((ns << (32 - s)) / hz);
 	*shift = (int8_t)s;

@@ -75,12 +75,4 @@ void soft_set_tsc(struct cpu *c, uint64_t value);
 bool kvmpv_eoi_set(struct cpu *c, bool set);
 bool kvmpv_eoi_get(struct cpu *c, bool *set);
 
-/* state.c */
-int soft_get(struct hv_vcpu *cpu, unsigned groups, struct hv_state *s);
-int soft_set(struct hv_vcpu *cpu, unsigned groups, const struct hv_state *s);
-int soft_clock_get(struct hv_vm *vm, uint64_t *ns);
-int soft_clock_set(struct hv_vm *vm, uint64_t ns);
-int soft_cpuid(struct hv_vcpu *cpu, uint32_t leaf, uint32_t subleaf,
-	       struct hv_cpuid *out);
-
 #endif /* SOFT_LAPIC_H */
