@@ -13,6 +13,10 @@
 #include <unistd.h>
 
 PAYLOAD(bare_handler, 64, "incl 0x10000\n iretq\n");
+/* To 0x8000 at CPL 3, stack 0xfff0. */
+PAYLOAD(bare_enter, 64,
+	"pushq $0x23\n pushq $0xfff0\n pushq $2\n pushq $0x1b\n"
+	"pushq $0x8000\n iretq\n");
 
 void bare_die(const char *what, int code)
 {
@@ -62,6 +66,7 @@ static void fill_tables(struct bare *g)
 	put_gate(g, BARE_VECTOR, BARE_HANDLER);
 	memcpy(g->mem + BARE_HANDLER, bare_handler,
 	       bare_handler_end - bare_handler);
+	memcpy(g->mem + BARE_ENTER, bare_enter, bare_enter_end - bare_enter);
 }
 
 void bare_get(struct bare *g, unsigned groups, struct hv_state *s)
@@ -79,17 +84,14 @@ void bare_set_mode(struct bare *g, enum bare_mode mode)
 	uint32_t code = wide ? 0xa09b : mode == BARE_PROTECTED ? 0xc09b : 0x9b;
 	uint32_t data = mode == BARE_REAL ? 0x93 : 0xc093;
 	uint32_t limit = mode == BARE_REAL ? 0xffff : 0xffffffff;
-	unsigned dpl = mode == BARE_USER ? 3 : 0;
 	int r;
 
 	bare_get(g, HV_STATE_SYSTEM | HV_STATE_GENERAL, &s);
 	for (int i = HV_ES; i <= HV_GS; i++) {
 		s.seg[i].selector = mode == BARE_REAL ? 0 : i == HV_CS ? 8 : 16;
-		if (dpl)
-			s.seg[i].selector += 16 + dpl;
 		s.seg[i].base = 0;
 		s.seg[i].limit = limit;
-		s.seg[i].access = (i == HV_CS ? code : data) | dpl << 5;
+		s.seg[i].access = i == HV_CS ? code : data;
 	}
 	s.gdtr.base = BARE_GDT;
 	s.gdtr.limit = 55;
@@ -107,9 +109,9 @@ void bare_set_mode(struct bare *g, enum bare_mode mode)
 		s.seg[HV_TR].access = 0x8b;
 		s.seg[HV_TR].limit = 0x67;
 	}
-	s.rip = BARE_CODE;
-	s.rflags = dpl ? 0x3002 : 2; /* IOPL 3: user code may use ports */
-	s.gpr[HV_RSP] = dpl ? BARE_USER_STACK : BARE_STACK;
+	s.rip = mode == BARE_USER ? BARE_ENTER : BARE_CODE;
+	s.rflags = 2;
+	s.gpr[HV_RSP] = BARE_STACK;
 	r = hv_vcpu_set(g->cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &s);
 	if (r)
 		bare_die("hv_vcpu_set", r);
@@ -232,7 +234,9 @@ bool bare_log_step(struct bare *g, struct bare_log *log)
 			g->exit.msr.value = e->value;
 	}
 	log->n++;
-	return e->reason != HV_EXIT_PIO || e->addr != BARE_END;
+	return e->reason != HV_EXIT_PIO ||
+	       (e->addr != BARE_END &&
+		(e->addr < BARE_FAULT_PORT || e->addr >= BARE_FAULT_PORT + 32));
 }
 
 int bare_log_diff(const struct bare_log *a, const struct bare_log *b)

@@ -5,7 +5,7 @@
  * A guest has 2 MiB of RAM at 0 and one vCPU.  In long mode the first 2 MiB
  * are mapped one to one, and 2 MiB at BARE_HOLE have no memory behind them.
  * Payloads keep to instructions that /dev/kvm also has where it emulates
- * CPL 0; code for USER runs at CPL 3 with ports allowed.
+ * CPL 0; code for USER runs at CPL 3 and ends by ud2.
  */
 #ifndef GUEST_BARE_H
 #define GUEST_BARE_H
@@ -26,6 +26,7 @@ enum {
 	BARE_STACK = 0x7ff0, /* CPL 0; 16-bit code reaches it too */
 	BARE_CODE = 0x8000,
 	BARE_HANDLER = 0x8800, /* vector 0x41: incl 0x10000; iretq */
+	BARE_ENTER = 0x8900,   /* to CPL 3 at BARE_CODE */
 	BARE_FAULTS = 0x9000,  /* vectors 0 to 31: 4 bytes each */
 	BARE_USER_STACK = 0xfff0,
 	BARE_DATA = 0x10000,
@@ -88,8 +89,9 @@ struct bare_log {
 struct bare_entry bare_entry(const struct hv_exit *e);
 /*
  * Runs to an exit, answers reads with a value made from the address and the
- * number of the exit, and appends it.  False: the program is over: it wrote
- * to BARE_END, an exit is of no use, or the log is full.
+ * number of the exit, and appends it.  False: the program is over: it or a
+ * fault's handler wrote the last port, an exit is of no use, or the log is
+ * full.
  */
 enum { BARE_END = 0x5ff };
 bool bare_log_step(struct bare *g, struct bare_log *log);
