@@ -217,7 +217,8 @@ static void add_extended(struct build *b, uint8_t phys_bits, const char *model)
 		if (b->cpus > 1)
 			ecx |= BIT(1); /* CMP_LEGACY */
 		apic = (b->cpus - 1) | b->core_bits << 12;
-		spec = BIT(14); /* IBRS */
+		ecx |= BIT(6);		 /* SSE4A */
+		spec = BIT(0) | BIT(14); /* CLZERO, IBRS */
 	} else {
 		add(b, 0x80000000, 0, 0x80000008, 0, 0, 0);
 	}

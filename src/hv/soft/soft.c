@@ -808,6 +808,7 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	if (ret < 0)
 		goto err;
 	c->ncpuid = (unsigned)ret;
+	c->amd = c->cpuid[0].ecx == 0x444d4163; /* "cAMD" */
 	cpu_reset(c, false);
 	world_stop(vm, NULL);
 	vm->cpu[v->id] = c;

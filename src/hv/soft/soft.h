@@ -371,6 +371,7 @@ struct cpu {
 	void *fpu_cache; /* x86/fpu.c: generated code */
 	struct hv_cpuid cpuid[64];
 	unsigned ncpuid;
+	bool amd; /* vendor, where the two differ */
 	struct hv_stats stats;
 	bool interp_only;
 };

@@ -183,6 +183,7 @@ static bool host_has(ZydisISAExt ext, ZydisISASet set)
 	case ZYDIS_ISA_EXT_SSE3: return __builtin_cpu_supports("sse3");
 	case ZYDIS_ISA_EXT_SSSE3: return __builtin_cpu_supports("ssse3");
 	case ZYDIS_ISA_EXT_SSE4: return __builtin_cpu_supports("sse4.2");
+	case ZYDIS_ISA_EXT_SSE4A: return __builtin_cpu_supports("sse4a");
 	case ZYDIS_ISA_EXT_AES: return __builtin_cpu_supports("aes");
 	case ZYDIS_ISA_EXT_PCLMULQDQ: return __builtin_cpu_supports("pclmul");
 	case ZYDIS_ISA_EXT_SHA: return host_leaf7(0, EBX, 29);
@@ -298,6 +299,13 @@ static bool in_modrm(const ZydisDecodedOperand *op, ZydisOperandEncoding enc)
 	return op->encoding == enc;
 }
 
+/* FISTTP came with SSE3. */
+static bool is_x87(const struct decoded *d)
+{
+	return d->i.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+	       d->i.mnemonic == ZYDIS_MNEMONIC_FISTTP;
+}
+
 /* In 32-bit code W does not widen general registers, here it would. */
 static bool drops_w(const struct decoded *d)
 {
@@ -321,7 +329,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 	const ZydisDecodedInstruction *i = &d->i;
 	bool reg_gpr = false, rm_gpr = false, has_mem = false, w = false;
 	bool wide = d->mode == MODE_64, is4 = false;
-	bool is_x87 = i->meta.isa_ext == ZYDIS_ISA_EXT_X87;
+	bool x87 = is_x87(d);
 	unsigned r = 0, x_b = 0, n = 0, at = 0, vvvv = 15;
 	uint8_t modrm = 0, imm;
 
@@ -362,19 +370,20 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 		for (; at < i->length; at++) {
 			uint8_t p = b[at];
 
-			if (p == 0xf2 || p == 0xf3 || (p == 0x66 && !is_x87))
+			if (p == 0xf2 || p == 0xf3 || (p == 0x66 && !x87))
 				out[n++] = p;
 			else if (p != 0x66 && p != 0x67 && p != 0x2e &&
 				 p != 0x36 && p != 0x3e && p != 0x26 &&
-				 p != 0x64 && p != 0x65)
+				 p != 0x64 && p != 0x65 &&
+				 !(wide && (p & 0xf0) == 0x40))
 				break;
 		}
 		t->vl = 16;
-		if (wide && (b[at] & 0xf0) == 0x40) {
-			r = b[at] >> 2 & 1;
-			x_b = b[at] & 1;
-			w = b[at] >> 3 & 1;
-			at++;
+		/* Only a REX prefix right before the opcode counts. */
+		if (wide && at && (b[at - 1] & 0xf0) == 0x40) {
+			r = b[at - 1] >> 2 & 1;
+			x_b = b[at - 1] & 1;
+			w = b[at - 1] >> 3 & 1;
 		}
 	}
 	if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
@@ -408,7 +417,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 				       ? i->raw.modrm.offset
 				       : i->length;
 
-		if (is_x87) {
+		if (x87) {
 			if (t->msize == 14 || t->msize == 94)
 				out[n++] = 0x66;
 		} else if (w || r || x_b) {
@@ -419,8 +428,8 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 	}
 	if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		out[n++] = modrm;
-	if (i->raw.imm[0].size) {
-		imm = b[i->raw.imm[0].offset];
+	for (unsigned k = 0; k < 2 && i->raw.imm[k].size; k++) {
+		imm = b[i->raw.imm[k].offset];
 		if (is4 && !wide)
 			imm &= 0x7f;
 		out[n++] = imm;
@@ -802,7 +811,7 @@ static const struct thunk *thunk_get(struct cpu *c, const struct insn *in,
 	len = reencode(&d, in->bytes, &tmp, code, gpr);
 	tmp.align = alignment(&d, &tmp);
 	tmp.mx = touches_mxcsr(&d);
-	if (d.i.meta.isa_ext == ZYDIS_ISA_EXT_X87) {
+	if (is_x87(&d)) {
 		x87_kind(&d, &tmp);
 		tmp.fn = op_x87;
 		tmp.opcode = (uint16_t)((d.i.opcode & 7) << 8 |
@@ -833,7 +842,7 @@ static const struct thunk *thunk_get(struct cpu *c, const struct insn *in,
 		tmp.key[0] = 1;
 		tmp.key[1] = (uint8_t)len;
 		memcpy(tmp.key + 2, code, MIN(len, KEY - 4u));
-		if (d.i.meta.isa_ext == ZYDIS_ISA_EXT_X87)
+		if (is_x87(&d))
 			memcpy(tmp.key + KEY - 2, &tmp.opcode, 2);
 	}
 	h = hash_key(tmp.key);
@@ -1379,14 +1388,16 @@ static bool has_vector(const struct decoded *d)
 
 static bool is_ours(const struct decoded *d)
 {
+	if (is_x87(d))
+		return true;
 	switch (d->i.meta.isa_ext) {
-	case ZYDIS_ISA_EXT_X87: return true;
 	case ZYDIS_ISA_EXT_MMX:
 	case ZYDIS_ISA_EXT_SSE:
 	case ZYDIS_ISA_EXT_SSE2:
 	case ZYDIS_ISA_EXT_SSE3:
 	case ZYDIS_ISA_EXT_SSSE3:
 	case ZYDIS_ISA_EXT_SSE4:
+	case ZYDIS_ISA_EXT_SSE4A:
 	case ZYDIS_ISA_EXT_AES:
 	case ZYDIS_ISA_EXT_PCLMULQDQ:
 	case ZYDIS_ISA_EXT_SHA:

@@ -1633,6 +1633,15 @@ static void op_clflush(struct cpu *c, const struct insn *in)
 	mem_check(c, in->seg, ea_linear(c, in, 1, false), 1, false);
 }
 
+/* The whole cache line around [rAX]. */
+static void op_clzero(struct cpu *c, const struct insn *in)
+{
+	static const uint8_t zero[64];
+	uint64_t off = c->gpr[R_RAX] & size_mask(in->adsize) & ~63ull;
+
+	mem_write(c, in->seg, seg_linear(c, in->seg, off, 64, true), zero, 64);
+}
+
 static void op_xlat(struct cpu *c, const struct insn *in)
 {
 	uint64_t off = (c->gpr[R_RBX] + (uint8_t)c->gpr[R_RAX]) &
@@ -1926,11 +1935,13 @@ static insn_fn *bind_misc(const struct decoded *d, struct insn *in)
 	case ZYDIS_MNEMONIC_CLFLUSH:
 	case ZYDIS_MNEMONIC_CLFLUSHOPT:
 	case ZYDIS_MNEMONIC_CLWB: return op_clflush;
+	case ZYDIS_MNEMONIC_CLZERO:
 	case ZYDIS_MNEMONIC_XLAT:
 		for (unsigned i = 0; i < d->i.operand_count; i++)
 			if (is_mem(&d->op[i]))
 				in->seg = reg_number(d->op[i].mem.segment);
-		return op_xlat;
+		return d->i.mnemonic == ZYDIS_MNEMONIC_XLAT ? op_xlat
+							    : op_clzero;
 	case ZYDIS_MNEMONIC_SALC: return op_salc;
 	case ZYDIS_MNEMONIC_BOUND: return op_bound;
 	case ZYDIS_MNEMONIC_RDRAND:

@@ -383,13 +383,14 @@ static void op_pop_seg(struct cpu *c, const struct insn *in)
 	commit_seg(c, in->imm2, seg);
 }
 
-/* Far pointer in memory. */
+/* Far pointer in memory.  AMD's have no 64-bit offset. */
 static uint64_t ld_far(struct cpu *c, const struct insn *in, uint16_t *sel)
 {
-	uint64_t lin = ea_linear(c, in, in->opsize + 2u, false);
-	uint64_t off = ld_size(c, in->seg, lin, in->opsize);
+	unsigned size = in->opsize == 8 && c->amd ? 4 : in->opsize;
+	uint64_t lin = ea_linear(c, in, size + 2, false);
+	uint64_t off = ld_size(c, in->seg, lin, size);
 
-	*sel = ld16(c, in->seg, lin + in->opsize);
+	*sel = ld16(c, in->seg, lin + size);
 	return off;
 }
 
