@@ -41,9 +41,9 @@ int error_errno(struct husk_error *err, int code, const char *fmt, ...)
 		fill(err, code, fmt, ap);
 		va_end(ap);
 		len = strlen(err->text);
-		if (strerror_r(-code, why, sizeof(why)) == 0)
-			snprintf(err->text + len, sizeof(err->text) - len,
-				 ": %s", why);
+		/* GNU's, which may leave the buffer alone. */
+		snprintf(err->text + len, sizeof(err->text) - len, ": %s",
+			 strerror_r(-code, why, sizeof(why)));
 	}
 	errno = saved;
 	return code;
