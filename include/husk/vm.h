@@ -75,6 +75,12 @@ enum vm_port {
 typedef void vm_output(void *opaque, const void *data, size_t len);
 void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
 			  vm_output *output, void *opaque);
+/*
+ * Flow control of input: vm_console_write() took less than it was given, and
+ * now the guest has made room.  Any thread; must not call the machine.
+ */
+void vm_config_set_room(struct vm_config *cfg, enum vm_port port,
+			void (*room)(void *opaque), void *opaque);
 /* Log lines of devices and the engine.  Any thread. */
 void vm_config_set_log(struct vm_config *cfg,
 		       void (*log)(void *opaque, const char *text),
@@ -126,7 +132,10 @@ int vm_next_event(struct vm *vm, struct vm_stopped *event);
 /* Waits; -ETIMEDOUT after timeout_ms (-1: for ever). */
 int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event);
 
-/* Input for the guest; how many bytes fitted.  Any thread. */
+/*
+ * Input for the guest; how many bytes it took: none while nobody in the guest
+ * listens.  vm_config_set_room() tells when to go on.  Any thread.
+ */
 size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
 			size_t len);
 

@@ -58,8 +58,11 @@ struct uart_arg {
 	void *sink;
 };
 extern const struct dev_class uart16550_class;
-/* Bytes from the outside; how many were taken.  uart_on_room() is told when
- * more fit. */
+/*
+ * Bytes from the outside; how many were taken: none before the guest listens.
+ * After a refusal f of uart_on_room() is told when more fit; it has the
+ * device's lock.
+ */
 size_t uart_input(struct dev *uart, const void *data, size_t len);
 void uart_on_room(struct dev *uart, void (*f)(void *sink), void *sink);
 

@@ -131,6 +131,15 @@ void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
 	cfg->port[port].opaque = opaque;
 }
 
+void vm_config_set_room(struct vm_config *cfg, enum vm_port port,
+			void (*room)(void *opaque), void *opaque)
+{
+	if ((unsigned)port >= VM_PORTS)
+		return;
+	cfg->port[port].room = room;
+	cfg->port[port].room_opaque = opaque;
+}
+
 void vm_config_set_log(struct vm_config *cfg,
 		       void (*log)(void *opaque, const char *text),
 		       void *opaque)

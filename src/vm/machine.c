@@ -207,8 +207,10 @@ int vm_start(struct vm *vm, struct husk_error *err)
 		return error_set(err, -EALREADY, "the machine has started");
 	vm->has_started = true;
 	ret = loop_start(vm->loop);
-	if (ret)
+	if (ret) {
+		run_failed(vm, "cannot start a thread");
 		return error_errno(err, ret, "event loop");
+	}
 	return run_start(vm, err);
 }
 

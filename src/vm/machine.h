@@ -32,6 +32,8 @@ struct vm_config {
 	struct {
 		vm_output *output;
 		void *opaque;
+		void (*room)(void *opaque);
+		void *room_opaque;
 	} port[VM_PORTS];
 	void (*log)(void *opaque, const char *text);
 	void *log_opaque;
@@ -53,7 +55,8 @@ struct vcpu {
 	struct hv_vcpu *hv;
 	pthread_t thread;
 	bool started;
-	struct hv_exit exit; /* the last one; its thread's */
+	struct hv_exit exit; /* the current one; its thread's */
+	struct hv_exit last; /* the one before, for the report of a death */
 };
 
 /* (i) constant after creation   (l) under lock */
@@ -87,6 +90,8 @@ struct vm {
 /* run.c */
 int run_start(struct vm *vm, struct husk_error *err);
 void run_join(struct vm *vm);
+/* The start failed: ends what runs and announces the end. */
+void run_failed(struct vm *vm, const char *text);
 /* Stop for this reason unless there is one already.  Any thread. */
 void run_end(struct vm *vm, enum vm_stop_reason reason, int code,
 	     const char *text);

@@ -99,12 +99,40 @@ static void add_registers(struct text *t, struct vcpu *cpu)
 	    (unsigned long long)s.idtr.base, s.idtr.limit);
 }
 
+static void add_last_exit(struct text *t, const struct hv_exit *e)
+{
+	switch (e->reason) {
+	case HV_EXIT_MMIO:
+		add(t, "last exit: %s of %u bytes at %llx, value %llx\n",
+		    e->mmio.write ? "write" : "read", e->mmio.size,
+		    (unsigned long long)e->mmio.gpa,
+		    (unsigned long long)e->mmio.value);
+		break;
+	case HV_EXIT_PIO:
+		add(t, "last exit: %s of %u bytes, port %x, value %x\n",
+		    e->pio.write ? "out" : "in", e->pio.size, e->pio.port,
+		    e->pio.value);
+		break;
+	case HV_EXIT_MSR:
+		add(t, "last exit: %s of MSR %x\n",
+		    e->msr.write ? "write" : "read", e->msr.index);
+		break;
+	case HV_EXIT_EOI:
+		add(t, "last exit: end of interrupt, vector %x\n",
+		    e->eoi.vector);
+		break;
+	case HV_EXIT_IRQ_WINDOW: add(t, "last exit: interrupt window\n"); break;
+	default: add(t, "last exit: none\n");
+	}
+}
+
 static void died(struct vcpu *cpu)
 {
 	struct text t = { .len = 0 };
 
 	add(&t, "triple fault on CPU %u\n", hv_vcpu_id(cpu->hv));
 	add_registers(&t, cpu);
+	add_last_exit(&t, &cpu->last);
 	run_end(cpu->vm, VM_STOP_DIED, 0, t.buf);
 }
 
@@ -114,6 +142,7 @@ static void failed(struct vcpu *cpu, const char *what)
 
 	add(&t, "CPU %u: %s\n", hv_vcpu_id(cpu->hv), what);
 	add_registers(&t, cpu);
+	add_last_exit(&t, &cpu->last);
 	run_end(cpu->vm, VM_STOP_ERROR, 0, t.buf);
 }
 
@@ -177,8 +206,9 @@ static bool handle(struct vcpu *cpu)
 		e->error.text[sizeof(e->error.text) - 1] = 0;
 		failed(cpu, e->error.text);
 		return false;
-	default: break;
+	default: return true;
 	}
+	cpu->last = *e;
 	return true;
 }
 
@@ -217,8 +247,16 @@ int run_start(struct vm *vm, struct husk_error *err)
 	sigset_t all, old;
 	int ret = 0;
 
-	/* Signals are for the threads of the program. */
+	/*
+	 * Signals are for the threads of the program; a fault of ours is for
+	 * its handler, which could not run were it blocked.
+	 */
 	sigfillset(&all);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGILL);
+	sigdelset(&all, SIGFPE);
+	sigdelset(&all, SIGABRT);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_mutex_lock(&vm->lock);
 	for (unsigned i = 0; i < vm->ncpus && !ret; i++) {
@@ -234,9 +272,18 @@ int run_start(struct vm *vm, struct husk_error *err)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!ret)
 		return 0;
-	run_end(vm, VM_STOP_ERROR, 0, "cannot start a thread");
-	run_join(vm);
+	run_failed(vm, "cannot start a thread");
 	return error_errno(err, -ret, "starting the threads of the CPUs");
+}
+
+void run_failed(struct vm *vm, const char *text)
+{
+	run_end(vm, VM_STOP_ERROR, 0, text);
+	run_join(vm);
+	/* Without a vCPU thread there is none to announce it. */
+	pthread_mutex_lock(&vm->lock);
+	announce(vm);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 void run_join(struct vm *vm)

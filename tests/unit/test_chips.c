@@ -174,6 +174,13 @@ static void test_ioapic(void **state)
 	assert_int_equal(b.msis, 2);
 }
 
+static unsigned rooms;
+
+static void count_room(void *sink)
+{
+	rooms++;
+}
+
 static void test_uart(void **state)
 {
 	struct dev *d = make(&uart16550_class, &uart_arg);
@@ -187,12 +194,30 @@ static void test_uart(void **state)
 	out(0x3f8, 'h', 1);
 	out(0x3f8, '\n', 1);
 	assert_memory_equal(b.out, "h\n", 2);
+	/* Nobody listens: the far end keeps it and is told when. */
+	uart_on_room(d, count_room, NULL);
+	assert_int_equal(uart_input(d, "0123456789abcdefgh", 18), 0);
+	assert_int_equal(rooms, 0);
+	out(0x3fc, 0x0b, 1);
+	assert_int_equal(rooms, 1);
 	assert_int_equal(uart_input(d, "0123456789abcdefgh", 18), 16);
 	in(0x3fa, 1);
 	assert_int_equal(in(0x3fd, 1), 0x61);
 	assert_int_equal(in(0x3f8, 1), '0');
+	for (unsigned i = 0; i < 15; i++)
+		in(0x3f8, 1);
+	assert_int_equal(rooms, 2);
 	out(0x3fc, 0x1a, 1);
 	assert_int_equal(in(0x3fe, 1) & 0xf0, 0x90);
+	/* One that polls, without RTS and interrupts. */
+	out(0x3f9, 0, 1);
+	out(0x3fc, 0, 1);
+	assert_int_equal(uart_input(d, "x", 1), 0);
+	for (unsigned i = 0; i < 100 && rooms == 2; i++)
+		in(0x3fd, 1);
+	assert_int_equal(rooms, 3);
+	assert_int_equal(uart_input(d, "x", 1), 1);
+	assert_int_equal(in(0x3f8, 1), 'x');
 }
 
 static void test_time(void **state)

@@ -68,6 +68,12 @@ static struct dev *add(struct vm *vm, const struct dev_class *class,
 	return d;
 }
 
+/* After add() has failed. */
+static int add_failed(const struct husk_error *err)
+{
+	return err && err->code ? err->code : -ENOMEM;
+}
+
 static int add_disks(struct vm *vm, const struct vm_config *cfg,
 		     struct husk_error *err)
 {
@@ -82,7 +88,7 @@ static int add_disks(struct vm *vm, const struct vm_config *cfg,
 		vm->block[vm->nblocks++] = arg.block;
 		snprintf(id, sizeof(id), "disk%u", i);
 		if (!add(vm, &virtio_blk_class.dev, id, &arg, err))
-			return -ENOMEM;
+			return add_failed(err);
 	}
 	return 0;
 }
@@ -96,11 +102,13 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 	vm->console =
 		add(vm, &virtio_console_class.dev, "console0", &console, err);
 	if (!vm->console)
-		return -ENOMEM;
+		return add_failed(err);
+	virtio_console_on_room(vm->console, cfg->port[VM_CONSOLE].room,
+			       cfg->port[VM_CONSOLE].room_opaque);
 	for (unsigned i = 0; i < 1 + cfg->nrngs; i++) {
 		snprintf(id, sizeof(id), "rng%u", i);
 		if (!add(vm, &virtio_rng_class.dev, id, NULL, err))
-			return -ENOMEM;
+			return add_failed(err);
 	}
 	return add_disks(vm, cfg, err);
 }
@@ -142,6 +150,8 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	vm->fw_cfg = add(vm, &fw_cfg_class, "fw_cfg", NULL, err);
 	if (!vm->pm || !vm->uart || !vm->fw_cfg)
 		goto err;
+	uart_on_room(vm->uart, cfg->port[VM_SERIAL].room,
+		     cfg->port[VM_SERIAL].room_opaque);
 	fw_cfg_add(vm->fw_cfg, 5, &ncpus, 2);
 	fw_cfg_add(vm->fw_cfg, 3, &ram, 8);
 	fw_cfg_add(vm->fw_cfg, 0xf, &ncpus, 2);
@@ -157,7 +167,7 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	vm->env.pci = pci_host_bus(host);
 	return add_virtio(vm, cfg, err);
 err:
-	return err && err->code ? err->code : -ENOMEM;
+	return add_failed(err);
 }
 
 void pc_close(struct vm *vm)

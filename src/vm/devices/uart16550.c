@@ -4,6 +4,9 @@
  *
  * Sent bytes leave in batches: when a line or the buffer is full, or one
  * millisecond after the first byte.
+ *
+ * The far end keeps to RTS: its bytes wait until the guest listens, so that
+ * what is typed ahead survives the probing and FIFO resets of a driver.
  */
 #include "vm/chips.h"
 
@@ -20,6 +23,7 @@ enum {
 	IER_LINE = 4,
 	IER_MODEM = 8,
 	LCR_DLAB = 0x80,
+	MCR_RTS = 2,
 	MCR_LOOP = 0x10,
 	MCR_OUT2 = 8,
 	LSR_DR = 1,
@@ -27,6 +31,8 @@ enum {
 	LSR_THRE = 0x20,
 	LSR_TEMT = 0x40,
 	FCR_ON = 1,
+	/* So many reads of LSR in a row: a reader that polls, without RTS. */
+	POLLS = 16,
 };
 
 struct uart {
@@ -38,6 +44,8 @@ struct uart {
 	void *room_sink;
 	uint8_t ier, lcr, mcr, scr, fcr, dll, dlm, msr;
 	bool thre, overrun; /* THRE interrupt pends; LSR.OE */
+	bool refused;	    /* the far end has more */
+	uint8_t polls;	    /* of LSR since another register, to POLLS */
 	uint8_t rx[FIFO], rx_count;
 	uint8_t out[512];
 	unsigned out_count;
@@ -95,6 +103,15 @@ static void modem(struct uart *u)
 	if ((old & 0x40) && !(new & 0x40))
 		new |= 4; /* trailing edge of RI */
 	u->msr = new;
+}
+
+static bool listens(const struct uart *u)
+{
+	if (u->mcr & MCR_LOOP)
+		return false;
+	/* A probe turns interrupts on, too, but keeps the gate shut. */
+	return u->mcr & MCR_RTS || u->polls >= POLLS ||
+	       (u->ier & IER_RX && u->mcr & MCR_OUT2);
 }
 
 static bool receive(struct uart *u, uint8_t byte)
@@ -195,31 +212,43 @@ static void reg_write(struct uart *u, unsigned reg, uint8_t v)
 	}
 }
 
-static void tell_room(struct uart *u, unsigned before)
+/* Once, when the FIFO is empty again. */
+static void tell_room(struct uart *u)
 {
-	if (before && !u->rx_count && u->room)
+	if (!u->refused || u->rx_count || !listens(u))
+		return;
+	u->refused = false;
+	if (u->room)
 		u->room(u->room_sink);
+}
+
+static void count_poll(struct uart *u, bool poll)
+{
+	if (!poll)
+		u->polls = 0;
+	else if (u->polls < POLLS)
+		u->polls++;
 }
 
 static uint64_t uart_read(struct dev *dev, uint64_t off, unsigned size)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
-	unsigned before = u->rx_count;
 	uint8_t v = reg_read(u, off & 7);
 
+	count_poll(u, (off & 7) == 5);
 	update(u);
-	tell_room(u, before);
+	tell_room(u);
 	return v;
 }
 
 static void uart_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
-	unsigned before = u->rx_count;
 
+	count_poll(u, false);
 	reg_write(u, off & 7, v);
 	update(u);
-	tell_room(u, before);
+	tell_room(u);
 }
 
 static const struct region_ops uart_ops = { uart_read, uart_write, 1, 1 };
@@ -231,11 +260,9 @@ size_t uart_input(struct dev *dev, const void *data, size_t len)
 	size_t n = 0;
 
 	pthread_mutex_lock(&dev->lock);
-	/* In loopback the line is cut: the bytes are lost. */
-	if (u->mcr & MCR_LOOP)
-		n = len;
-	while (n < len && receive(u, p[n]))
+	while (n < len && listens(u) && receive(u, p[n]))
 		n++;
+	u->refused = n < len;
 	update(u);
 	pthread_mutex_unlock(&dev->lock);
 	return n;
@@ -254,16 +281,14 @@ void uart_on_room(struct dev *dev, void (*f)(void *sink), void *sink)
 static void uart_reset(struct dev *dev)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
-	unsigned before = u->rx_count;
 
 	flush(u);
 	u->ier = u->lcr = u->mcr = u->scr = u->fcr = u->dlm = 0;
 	u->dll = 12;
 	u->msr = 0xb0;
 	u->thre = u->overrun = false;
-	u->rx_count = 0;
+	u->rx_count = u->polls = 0;
 	update(u);
-	tell_room(u, before);
 }
 
 static int uart_init(struct dev *dev, const void *arg, struct husk_error *err)

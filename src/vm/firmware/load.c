@@ -98,7 +98,7 @@ int load_not_a_kernel(struct load *l, const char *why)
 
 int load_too_small(struct load *l, uint64_t need)
 {
-	return error_set(l->err, -ENOMEM,
+	return error_set(l->err, -E2BIG,
 			 "%s: needs %llu MiB of memory, "
 			 "the machine has %llu",
 			 l->kernel.path,
@@ -133,7 +133,7 @@ int load_initrd(struct load *l, uint64_t floor, uint64_t limit, uint64_t *at)
 	if (limit < floor || size > limit - floor ||
 	    ALIGN_DOWN(limit - size, 4096) < floor)
 		return error_set(
-			l->err, -ENOMEM,
+			l->err, -E2BIG,
 			"%s: kernel and initrd need "
 			"%llu MiB of memory, the machine has %llu",
 			l->initrd.path,
