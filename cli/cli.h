@@ -5,8 +5,11 @@
 #ifndef CLI_H
 #define CLI_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#include "husk/vm.h"
 
 enum { EXIT_FAULT = 1, EXIT_USAGE = 2, EXIT_DIED = 3, EXIT_TIMEOUT = 124 };
 
@@ -18,9 +21,13 @@ void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* -- terminal.c ----------------------------------------------------------- */
 
-/* Raw mode when standard input is a terminal; undone by terminal_restore(). */
+/*
+ * Raw mode when standard input is a terminal; undone by terminal_restore(),
+ * and when a signal of a fault kills us.
+ */
 void terminal_raw(void);
 void terminal_restore(void);
+bool terminal_is_raw(void);
 
 /*
  * Filter typed bytes in place: Ctrl-A x asks to quit, Ctrl-A Ctrl-A is one
@@ -30,5 +37,46 @@ struct escape {
 	bool seen, quit;
 };
 size_t terminal_filter(struct escape *e, char *data, size_t len);
+
+/* -- serial.c ------------------------------------------------------------- */
+
+/* (o) also by the threads that bring output */
+struct serial {
+	const char *where;
+	int in, out;   /* -1: none */
+	int other;     /* the far side of our pty, or -1 */
+	int wake;      /* readable: call serial_push(), look at error */
+	int cut;       /* readable: output is thrown away */
+	bool terminal; /* in is one: escapes, hang-up */
+	bool may_lose; /* nobody has to read */
+	struct escape escape;
+	char *input; /* for the guest */
+	size_t len;
+	atomic_bool ended;    /* (o) input is at its end */
+	atomic_bool spoke;    /* (o) output since the end of file was typed */
+	atomic_long spoke_ms; /* (o) the last of it */
+	atomic_int error;     /* (o) errno of the failed write, or 0 */
+};
+
+/* 0, or an exit status when it has complained.  Close in either case. */
+int serial_open(struct serial *s, const char *where);
+void serial_close(struct serial *s);
+/* For vm_config_set_output() and vm_config_set_room(). */
+void serial_output(void *opaque, const void *data, size_t len);
+void serial_room(void *opaque);
+/* Before the machine is stopped: do not wait for who reads the output. */
+void serial_cut(struct serial *s);
+/* The descriptor to wait for, or -1. */
+int serial_in(const struct serial *s);
+/* 0, or -EIO: the terminal is gone. */
+int serial_read(struct serial *s);
+/* Give the guest what it takes. */
+void serial_push(struct serial *s, struct vm *vm);
+/*
+ * The end of input is an end of file for a guest's shell, too: Ctrl-D is
+ * typed when the guest has said something and then is quiet.  Milliseconds
+ * until serial_push() does it, -1: not now.
+ */
+long serial_wait(const struct serial *s);
 
 #endif /* CLI_H */

@@ -4,9 +4,12 @@
  */
 #include "cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
 	const char *name, *what;
@@ -26,7 +29,7 @@ void complain(const char *fmt, ...)
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	fputs(terminal_is_raw() ? "\r\n" : "\n", stderr);
 }
 
 static void usage(FILE *to)
@@ -37,23 +40,44 @@ static void usage(FILE *to)
 	fputs("\nhusk COMMAND --help explains a command.\n", to);
 }
 
+/* Success includes that what was said could be written. */
+static int flushed(int status)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return status;
+	complain("standard output: %s", strerror(errno));
+	return status ? status : EXIT_FAULT;
+}
+
+/* What we open must not become a standard stream that the caller closed. */
+static void fill_standard_streams(void)
+{
+	int fd = open("/dev/null", O_RDONLY); /* writes fail, as before */
+
+	while (fd >= 0 && fd <= 2)
+		fd = dup(fd);
+	if (fd > 2)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
+	fill_standard_streams();
 	if (argc < 2) {
 		usage(stderr);
 		return EXIT_USAGE;
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
 		usage(stdout);
-		return 0;
+		return flushed(0);
 	}
 	if (!strcmp(argv[1], "--version")) {
 		puts("husk 0.1.0");
-		return 0;
+		return flushed(0);
 	}
 	for (int i = 0; i < NCOMMANDS; i++)
 		if (!strcmp(argv[1], commands[i].name))
-			return commands[i].run(argc - 1, argv + 1);
+			return flushed(commands[i].run(argc - 1, argv + 1));
 	complain("%s: no such command; husk --help lists them", argv[1]);
 	return EXIT_USAGE;
 }

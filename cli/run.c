@@ -5,10 +5,8 @@
 #include "cli.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <poll.h>
-#include <pty.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,8 +15,6 @@
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "husk/vm.h"
 
 static const char help[] =
 	"usage: husk run --kernel FILE [OPTION...]\n"
@@ -41,35 +37,11 @@ static const char help[] =
 
 struct session {
 	struct vm_config *cfg;
+	const char *where; /* --serial */
+	struct serial serial;
 	long timeout_ms; /* -1: none */
-	int in, out;	 /* -1: none */
-	bool ended;	 /* standard input is at its end */
-	struct escape escape;
-	bool escapes;
+	int signal;	 /* that ended us, or 0 */
 };
-
-static void output(void *opaque, const void *data, size_t len)
-{
-	struct session *s = opaque;
-	const char *p = data;
-
-	while (len && s->out >= 0) {
-		ssize_t n = write(s->out, p, len);
-
-		if (n < 0 && errno == EAGAIN) {
-			struct pollfd f = { .fd = s->out, .events = POLLOUT };
-
-			poll(&f, 1, 1000);
-			continue;
-		}
-		if (n < 0 && errno != EINTR)
-			return; /* the reader is gone */
-		if (n > 0) {
-			p += n;
-			len -= (size_t)n;
-		}
-	}
-}
 
 static void log_line(void *opaque, const char *text)
 {
@@ -78,24 +50,27 @@ static void log_line(void *opaque, const char *text)
 
 static int parse_size(const char *text, uint64_t *out)
 {
+	unsigned shift = 0;
 	char *end;
 	uint64_t v;
 
 	errno = 0;
 	v = strtoull(text, &end, 10);
-	if (errno || end == text || *text == '-')
+	if (errno || end == text || *text < '0' || *text > '9')
 		return -EINVAL;
 	switch (*end) {
+	case 'T':
+	case 't': shift += 10; /* fall through */
 	case 'G':
-	case 'g': v <<= 10; /* fall through */
+	case 'g': shift += 10; /* fall through */
 	case 'M':
-	case 'm': v <<= 10; /* fall through */
+	case 'm': shift += 10; /* fall through */
 	case 'K':
-	case 'k': v <<= 10; end++;
+	case 'k': shift += 10; end++;
 	}
-	if (*end && strcmp(end, "iB"))
+	if ((*end && strcmp(end, "iB")) || v > UINT64_MAX >> shift)
 		return -EINVAL;
-	*out = v;
+	*out = v << shift;
 	return 0;
 }
 
@@ -109,31 +84,6 @@ static int add_disk(struct vm_config *cfg, const char *arg)
 
 	free(path);
 	return ret;
-}
-
-static int open_serial(struct session *s, const char *where)
-{
-	char name[128];
-	int slave;
-
-	s->in = s->out = -1;
-	if (!strcmp(where, "none"))
-		return 0;
-	if (!strcmp(where, "stdio")) {
-		s->in = 0;
-		s->out = 1;
-		s->escapes = isatty(0);
-		return 0;
-	}
-	if (!strcmp(where, "pty")) {
-		if (openpty(&s->in, &slave, name, NULL, NULL))
-			return -errno;
-		s->out = s->in;
-		complain("serial port on %s", name);
-		return 0;
-	}
-	s->out = open(where, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	return s->out < 0 ? -errno : 0;
 }
 
 /* The demo guest beside the build's command. */
@@ -178,22 +128,23 @@ static int parse(struct session *s, int argc, char **argv)
 		{ "help", 0, NULL, 'h' },
 		{ 0 },
 	};
-	const char *serial = "stdio", *engine = NULL;
+	const char *engine = NULL;
 	struct husk_error err = { 0 };
 	uint64_t size = 512u << 20;
 	char *end;
 	long v;
-	int c, ret;
+	int c;
 
 	vm_config_set_cmdline(s->cfg, "console=ttyS0");
 	vm_config_set_memory(s->cfg, size);
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		switch (c) {
 		case 'k': vm_config_set_kernel(s->cfg, optarg); break;
 		case 'i': vm_config_set_initrd(s->cfg, optarg); break;
 		case 'c': vm_config_set_cmdline(s->cfg, optarg); break;
 		case 'e': engine = optarg; break;
-		case 's': serial = optarg; break;
+		case 's': s->where = optarg; break;
 		case 'n':
 			v = strtol(optarg, &end, 10);
 			if (*end || end == optarg || v < 1 || v > VM_MAX_CPUS) {
@@ -243,11 +194,20 @@ static int parse(struct session *s, int argc, char **argv)
 			s->timeout_ms = v * 1000;
 			break;
 		case 'h': fputs(help, stdout); return -1;
-		default: return EXIT_USAGE;
+		case ':':
+			complain("%s: a value is missing; "
+				 "husk run --help lists the options",
+				 argv[optind - 1]);
+			return EXIT_USAGE;
+		default:
+			complain("%s: no such option; "
+				 "husk run --help lists them",
+				 argv[optind - 1]);
+			return EXIT_USAGE;
 		}
 	}
 	if (optind < argc) {
-		complain("run: %s: not an option; --help lists them",
+		complain("%s: not an option; husk run --help lists them",
 			 argv[optind]);
 		return EXIT_USAGE;
 	}
@@ -255,11 +215,6 @@ static int parse(struct session *s, int argc, char **argv)
 		vm_config_set_engine(s->cfg, engine);
 	if (!vm_config_kernel(s->cfg) && use_demo(s->cfg)) {
 		complain("no --kernel, and no demo guest: ./dev run makes one");
-		return EXIT_USAGE;
-	}
-	ret = open_serial(s, serial);
-	if (ret) {
-		complain("--serial %s: %s", serial, strerror(-ret));
 		return EXIT_USAGE;
 	}
 	return 0;
@@ -278,79 +233,94 @@ static void problem(void *opaque, const char *text)
 	complain("%s", text);
 }
 
-/* All of it, or until the machine ends: a paste may be larger than its FIFO. */
-static void type(struct vm *vm, const char *data, size_t len)
+/* Without waiting for the guest or for who reads its output. */
+static int cut_off(struct session *s, struct vm *vm, int status)
 {
-	struct vm_stopped st;
+	serial_cut(&s->serial);
+	vm_stop(vm);
+	terminal_restore();
+	return status;
+}
 
-	while (len && !vm_next_event(vm, &st)) {
-		size_t n = vm_console_write(vm, VM_SERIAL, data, len);
+static int ended_by(struct session *s, struct vm *vm, int sig)
+{
+	s->signal = sig;
+	cut_off(s, vm, 0);
+	complain("ended by SIG%s", sigabbrev_np(sig));
+	return EXIT_FAULT;
+}
 
-		data += n;
-		len -= n;
-		if (len)
-			poll(NULL, 0, 2);
+/* 0: the machine goes on. */
+static int take_signal(struct session *s, struct vm *vm, int sigs)
+{
+	struct signalfd_siginfo info;
+
+	if (read(sigs, &info, sizeof(info)) != sizeof(info))
+		return 0;
+	if (info.ssi_signo != SIGCONT)
+		return ended_by(s, vm, (int)info.ssi_signo);
+	/* The shell has had the terminal meanwhile. */
+	if (s->serial.terminal)
+		terminal_raw();
+	return 0;
+}
+
+/* Output fails.  0: the machine goes on without. */
+static int lost_output(struct session *s, struct vm *vm, int error)
+{
+	const char *what = s->serial.out == 1 ? "standard output" : s->where;
+
+	s->serial.out = -1;
+	if (error == EPIPE) {
+		cut_off(s, vm, 0);
+		complain("%s: nobody reads it any more", what);
+		return EXIT_FAULT;
 	}
+	complain("%s: %s; further output is lost", what, strerror(error));
+	return 0;
 }
 
 /* One machine from start to end.  -1: again, else the exit status. */
 static int live(struct session *s, struct vm *vm, int sigs)
 {
 	long end = s->timeout_ms < 0 ? -1 : now_ms() + s->timeout_ms;
+	struct serial *serial = &s->serial;
 	struct vm_stopped st;
-	char buf[256];
+	int ret = 0;
 
 	for (;;) {
 		struct pollfd f[] = {
 			{ .fd = vm_event_fd(vm), .events = POLLIN },
 			{ .fd = sigs, .events = POLLIN },
-			{ .fd = s->in, .events = POLLIN },
+			{ .fd = serial->wake, .events = POLLIN },
+			{ .fd = serial_in(serial), .events = POLLIN },
 		};
 		long left = end < 0 ? -1 : end - now_ms();
+		long quiet = serial_wait(serial);
 
 		if (end >= 0 && left <= 0) {
-			vm_stop(vm);
-			terminal_restore();
+			cut_off(s, vm, 0);
 			complain("timeout after %ld s", s->timeout_ms / 1000);
 			return EXIT_TIMEOUT;
 		}
-		/*
-		 * End of input is an end of file for the guest's shell too;
-		 * said again and again, as a shell that starts later throws
-		 * away what was typed before.
-		 */
-		if (s->ended && (left < 0 || left > 1000))
-			left = 1000;
-		if (poll(f, 3, (int)left) < 0 && errno != EINTR)
-			return EXIT_FAULT;
-		if (s->ended && !f[0].revents)
-			vm_console_write(vm, VM_SERIAL, "\004", 1);
+		if (quiet >= 0 && (left < 0 || left > quiet))
+			left = quiet;
+		if (poll(f, 4, (int)left) < 0 && errno != EINTR)
+			return cut_off(s, vm, EXIT_FAULT);
 		if (vm_next_event(vm, &st))
 			break;
-		if (f[1].revents) {
-			vm_stop(vm);
-			terminal_restore();
-			complain("ended by a signal");
-			return EXIT_FAULT;
-		}
-		if (f[2].revents) {
-			ssize_t n = read(s->in, buf, sizeof(buf));
-			size_t len;
-
-			if (n <= 0) {
-				s->ended = s->in == 0;
-				s->in = -1;
-				continue;
-			}
-			len = (size_t)n;
-			if (s->escapes)
-				len = terminal_filter(&s->escape, buf, len);
-			type(vm, buf, len);
-			if (s->escape.quit) {
-				vm_stop(vm);
-				return 0;
-			}
-		}
+		if (f[1].revents)
+			ret = take_signal(s, vm, sigs);
+		if (!ret && f[2].revents && atomic_load(&serial->error) &&
+		    serial->out >= 0)
+			ret = lost_output(s, vm, atomic_load(&serial->error));
+		if (!ret && f[3].revents && serial_read(serial))
+			ret = ended_by(s, vm, SIGHUP);
+		if (ret)
+			return ret;
+		if (serial->escape.quit)
+			return cut_off(s, vm, 0);
+		serial_push(serial, vm);
 	}
 	terminal_restore();
 	switch (st.reason) {
@@ -359,26 +329,41 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	case VM_STOP_STOPPED: return 0;
 	case VM_STOP_EXIT: return st.code & 0xff;
 	case VM_STOP_DIED:
-		complain("the guest died\n%s", st.text);
+		complain("the guest died: %s", st.text);
 		return EXIT_DIED;
 	default: complain("%s", st.text); return EXIT_FAULT;
 	}
 }
 
-static int boot(struct session *s, int sigs, bool first)
+/* -ENOMEM and -EIO are the host's; everything else can be asked for better. */
+static int failed(int ret, const struct husk_error *err)
+{
+	complain("%s", err->text);
+	return ret == -ENOMEM || ret == -EIO ? EXIT_FAULT : EXIT_USAGE;
+}
+
+static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 {
 	struct husk_error err = { 0 };
 	struct vm *vm;
 	int ret;
 
 	ret = vm_create(s->cfg, &vm, &err);
-	if (ret) {
-		complain("%s", err.text);
-		return ret == -ENOMEM || ret == -EIO ? EXIT_FAULT : EXIT_USAGE;
+	if (ret)
+		return failed(ret, &err);
+	/* Not earlier: a file is only made for a machine that can start. */
+	if (first) {
+		ret = serial_open(&s->serial, s->where);
+		if (ret) {
+			vm_destroy(vm);
+			return ret;
+		}
+		if (*vm_engine_reason(vm))
+			complain("engine %s: %s", vm_engine(vm),
+				 vm_engine_reason(vm));
 	}
-	if (first && *vm_engine_reason(vm))
-		complain("engine %s: %s", vm_engine(vm), vm_engine_reason(vm));
-	terminal_raw();
+	if (s->serial.terminal)
+		terminal_raw();
 	ret = vm_start(vm, &err);
 	if (ret) {
 		terminal_restore();
@@ -388,15 +373,52 @@ static int boot(struct session *s, int sigs, bool first)
 		ret = live(s, vm, sigs);
 	}
 	terminal_restore();
+	/* The last output may wait for its reader: let a signal end that. */
+	sigprocmask(SIG_UNBLOCK, set, NULL);
 	vm_destroy(vm);
+	sigprocmask(SIG_BLOCK, set, NULL);
+	return ret;
+}
+
+static int run(struct session *s)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT };
+	sigset_t set;
+	int ret, sigs;
+
+	/* Blocked before any thread starts, so that they come to the loop. */
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		sigaddset(&set, ends[i]);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	sigs = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	ret = boot(s, &set, sigs, true);
+	while (ret < 0)
+		ret = boot(s, &set, sigs, false);
+	close(sigs);
+	serial_close(&s->serial);
+	if (s->signal) {
+		/* So that who started us sees what ended us. */
+		signal(s->signal, SIG_DFL);
+		raise(s->signal);
+		sigprocmask(SIG_UNBLOCK, &set, NULL);
+	}
 	return ret;
 }
 
 int cmd_run(int argc, char **argv)
 {
-	struct session s = { .timeout_ms = -1, .in = -1, .out = -1 };
-	sigset_t set;
-	int ret, sigs;
+	struct session s = {
+		.timeout_ms = -1,
+		.where = "stdio",
+		.serial = { .in = -1,
+			    .out = -1,
+			    .other = -1,
+			    .wake = -1,
+			    .cut = -1 },
+	};
+	int ret;
 
 	s.cfg = vm_config_create();
 	if (!s.cfg) {
@@ -408,24 +430,13 @@ int cmd_run(int argc, char **argv)
 		vm_config_destroy(s.cfg);
 		return ret < 0 ? 0 : ret;
 	}
-	vm_config_set_output(s.cfg, VM_SERIAL, output, &s);
+	vm_config_set_output(s.cfg, VM_SERIAL, serial_output, &s.serial);
+	vm_config_set_room(s.cfg, VM_SERIAL, serial_room, &s.serial);
 	vm_config_set_log(s.cfg, log_line, NULL);
-	if (vm_config_validate(s.cfg, problem, NULL)) {
-		vm_config_destroy(s.cfg);
-		return EXIT_USAGE;
-	}
-	/* Blocked before any thread starts, so that they come to the loop. */
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	sigs = signalfd(-1, &set, SFD_CLOEXEC);
-	ret = boot(&s, sigs, true);
-	while (ret < 0)
-		ret = boot(&s, sigs, false);
-	close(sigs);
+	if (vm_config_validate(s.cfg, problem, NULL))
+		ret = EXIT_USAGE;
+	else
+		ret = run(&s);
 	vm_config_destroy(s.cfg);
 	return ret;
 }
