@@ -171,7 +171,7 @@ int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
 		 struct husk_error *err)
 {
 	static const struct hv_config defaults;
-	struct choice ch = { 0 };
+	struct choice ch = { .engine = &hv_engine_soft };
 	const char *model;
 	struct hv_vm *vm;
 	uint32_t n;

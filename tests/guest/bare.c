@@ -65,6 +65,7 @@ static void fill_tables(struct bare *g)
 	}
 	put_gate(g, BARE_VECTOR, BARE_HANDLER);
 	memcpy(g->mem + BARE_HANDLER, bare_handler,
+	       /* cppcheck-suppress comparePointers ; labels of one piece */
 	       bare_handler_end - bare_handler);
 	memcpy(g->mem + BARE_ENTER, bare_enter, bare_enter_end - bare_enter);
 }

@@ -327,7 +327,8 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 			 struct thunk *t, uint8_t *out, uint8_t *gpr)
 {
 	const ZydisDecodedInstruction *i = &d->i;
-	bool reg_gpr = false, rm_gpr = false, has_mem = false, w = false;
+	unsigned w = 0; /* REX.W */
+	bool reg_gpr = false, rm_gpr = false, has_mem = false;
 	bool wide = d->mode == MODE_64, is4 = false;
 	bool x87 = is_x87(d);
 	unsigned r = 0, x_b = 0, n = 0, at = 0, vvvv = 15;
@@ -362,7 +363,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 			r = x_b = 0;
 		}
 		if (drops_w(d))
-			w = false;
+			w = 0;
 		t->vvvv = ~vvvv & 15;
 		t->vl = b2 & 4 ? 32 : 16;
 		at = i->raw.modrm.offset - 1u;
