@@ -47,7 +47,6 @@ struct fpu_ctx {
 	uint8_t img[512];
 } __attribute__((aligned(64)));
 
-enum { UNTOUCHED = 0xa5 };
 enum { X_PLAIN, X_CONTROL, X_INIT, X_STENV, X_SAVE, X_LDENV };
 
 struct thunk {
@@ -892,40 +891,17 @@ static void mx_enter(struct cpu *c, struct fpu_ctx *x)
 {
 	uint32_t mx = fx32(c->fpu, FX_MXCSR);
 
-	x->mx_in = (mx & ~(uint32_t)XM_ALL) | MXCSR_INIT;
-	x->mx_unmasked = ~(mx >> 7) & XM_ALL;
-	/*
-	 * Unmasked, underflow is raised for exact results too and FZ means
-	 * nothing.  Masked, only FZ makes the processor report those.
-	 */
-	if (x->mx_unmasked & XM_UE)
-		x->mx_in |= MXCSR_FZ;
+	x->mx_in = (mx & ~0x3fu) | MXCSR_INIT;
+	x->mx_unmasked = ~(mx >> 7) & 0x3f;
 }
 
-/* Was the underflow inexact as well?  Run it without FZ; keep no result. */
-static uint32_t underflow_flags(struct cpu *c, const struct thunk *t,
-				struct fpu_ctx *x)
+static void mx_fault(struct cpu *c, struct fpu_ctx *x)
 {
-	uint8_t was[FX_END];
+	uint32_t mx = fx32(c->fpu, FX_MXCSR);
 
-	memcpy(was, c->fpu, sizeof(was));
-	x->mx_in &= ~(uint32_t)MXCSR_FZ;
-	t->code(x, c->fpu);
-	memcpy(c->fpu, was, sizeof(was));
-	return (x->mx_out & XM_ALL) | XM_UE;
-}
-
-static void mx_fault(struct cpu *c, const struct thunk *t, struct fpu_ctx *x)
-{
-	uint32_t mx = fx32(c->fpu, FX_MXCSR), flags = x->mx_out & XM_ALL;
-
-	if (!(flags & x->mx_unmasked))
+	if (!(x->mx_out & x->mx_unmasked))
 		return;
-	if (flags & x->mx_unmasked & XM_PRE)
-		flags &= XM_PRE;
-	else if (flags & x->mx_unmasked & XM_UE)
-		flags = underflow_flags(c, t, x);
-	fx_put32(c->fpu, FX_MXCSR, mx | flags);
+	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & 0x3f));
 	x86_fault_noerr(c, c->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 
@@ -933,7 +909,7 @@ static void mx_commit(struct cpu *c, struct fpu_ctx *x)
 {
 	uint32_t mx = fx32(c->fpu, FX_MXCSR);
 
-	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & XM_ALL));
+	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & 0x3f));
 }
 
 static void regs_in(struct cpu *c, const struct insn *in, const struct thunk *t,
@@ -978,7 +954,7 @@ static void op_vec(struct cpu *c, const struct insn *in)
 		mx_enter(c, x);
 	t->code(x, c->fpu);
 	if (t->mx)
-		mx_fault(c, t, x);
+		mx_fault(c, x);
 	if (t->mwrite)
 		mem_write(c, in->seg, lin, x->buf, t->msize);
 	if (t->mx)
@@ -1164,7 +1140,7 @@ static void op_maskmovdqu(struct cpu *c, const struct insn *in)
 	if (mmx) {
 		unsigned top;
 
-		check_mmx(c, false);
+		check_mmx(c, true);
 		top = fx16(c->fpu, FX_FSW) >> 11 & 7;
 		memcpy(v, c->fpu + FX_ST + 16 * ((t->reg - top) & 7), 8);
 		memcpy(mask, c->fpu + FX_ST + 16 * ((t->rm - top) & 7), 8);
@@ -1323,16 +1299,6 @@ static void env_get(struct cpu *c, const uint8_t *b, bool wide, uint8_t *img)
 	fx_put64(img, FX_FDP, dp | (uint64_t)ds << 32);
 }
 
-/* As FXSAVE keeps it: a linear address, or an offset and its selector. */
-static uint64_t pointer(struct cpu *c, unsigned seg, uint64_t off)
-{
-	if (c->mode == MODE_64)
-		return off;
-	if (real_format(c))
-		return (uint32_t)(c->seg[seg].base + off);
-	return (uint32_t)off | (uint64_t)c->seg[seg].sel << 32;
-}
-
 static void x87_pointers(struct cpu *c, const struct insn *in,
 			 const struct thunk *t, struct fpu_ctx *x)
 {
@@ -1352,23 +1318,11 @@ static void x87_pointers(struct cpu *c, const struct insn *in,
 		if (!(fx16(x->img, FX_FSW) & FSW_ES))
 			break;
 		fx_put16(x->img, FX_FOP, t->opcode);
-		fx_put64(x->img, FX_FIP, pointer(c, SEG_CS, c->rip));
-		fx_put64(x->img, FX_FDP,
-			 t->msize ? pointer(c, in->seg, ea_offset(c, in)) : 0);
+		fx_put64(x->img, FX_FIP, c->rip);
+		fx_put64(x->img, FX_FDP, t->msize ? ea_offset(c, in) : 0);
 		break;
 	default: break;
 	}
-}
-
-/* A store that raises an unmasked exception other than #P stores nothing. */
-static bool stored(const struct thunk *t, const struct fpu_ctx *x)
-{
-	if (t->x87 != X_PLAIN || !(fx16(x->img, FX_FSW) & FSW_ES))
-		return true;
-	for (unsigned i = 0; i < t->msize; i++)
-		if (x->buf[i] != UNTOUCHED)
-			return true;
-	return false;
 }
 
 static void op_x87(struct cpu *c, const struct insn *in)
@@ -1390,8 +1344,6 @@ static void op_x87(struct cpu *c, const struct insn *in)
 		lin = operand(c, in, t);
 		if (t->mread)
 			mem_read(c, in->seg, lin, x->buf, t->msize);
-		else
-			memset(x->buf, UNTOUCHED, t->msize);
 	}
 	regs_in(c, in, t, x);
 	if (t->mx)
@@ -1405,11 +1357,11 @@ static void op_x87(struct cpu *c, const struct insn *in)
 	t->code(x, c->fpu);
 	fx_put16(c->fpu, FX_FSW, fsw);
 	if (t->mx)
-		mx_fault(c, t, x);
+		mx_fault(c, x);
 	if (stuck && t->x87 != X_LDENV)
 		fx_put16(x->img, FX_FSW, fx16(x->img, FX_FSW) | stuck);
 	x87_pointers(c, in, t, x);
-	if (t->mwrite && stored(t, x))
+	if (t->mwrite)
 		mem_write(c, in->seg, lin, x->buf, t->msize);
 
 	memcpy(c->fpu, x->img, FX_MXCSR);
