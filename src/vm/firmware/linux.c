@@ -32,8 +32,6 @@ enum {
 	H_RAMDISK_SIZE = 0x21c,
 	H_CMDLINE = 0x228,
 	H_INITRD_MAX = 0x22c,
-	H_ALIGN = 0x230,
-	H_RELOCATABLE = 0x234,
 	H_XLOADFLAGS = 0x236,
 	H_CMDLINE_SIZE = 0x238,
 	H_SETUP_DATA = 0x250,
@@ -75,22 +73,14 @@ int linux_params(struct load *l, uint8_t *p, uint64_t initrd)
 static int place(struct load *l, uint64_t *at, uint64_t *room)
 {
 	const uint8_t *k = l->kernel.data;
-	uint64_t pref = le64(k + H_PREF), align = le32(k + H_ALIGN);
-	uint64_t size = le32(k + H_INIT_SIZE);
+	uint64_t pref = le64(k + H_PREF), size = le32(k + H_INIT_SIZE);
 
 	if (pref < FW_HIGH_START || pref > BIT(32) || size > BIT(32))
 		return load_not_a_kernel(l, "its setup header is damaged");
+	/* Put lower, even a relocatable kernel moves itself up to there. */
 	*at = pref;
 	*room = size;
-	if (pref + size <= l->mem->low)
-		return 0;
-	/* A small machine: as low as its alignment allows. */
-	if (!k[H_RELOCATABLE] || !align || (align & (align - 1)))
-		return load_too_small(l, pref + size);
-	*at = ALIGN_UP(FW_HIGH_START, align);
-	if (*at + size > l->mem->low)
-		return load_too_small(l, *at + size);
-	return 0;
+	return pref + size > l->mem->low ? load_too_small(l, pref + size) : 0;
 }
 
 int linux_load(struct load *l)

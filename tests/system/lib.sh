@@ -1,0 +1,47 @@
+# lib.sh - sourced by the tests of the husk command
+#
+# Arguments of each test: HUSK DEMO [TOOLS].  Gives $husk, $demo, a scratch
+# directory $tmp that goes at the end, and the functions below.
+husk=$1 demo=$2 tools=${3:-.}
+skip() { echo "SKIP: $*"; exit 77; }
+fail() { echo "FAIL: $*"; [ ! -e "$tmp/out" ] || tail -60 "$tmp/out"; exit 1; }
+# Programs of the system administrator are not on every user's path.
+PATH=$PATH:/usr/sbin:/sbin
+[ -x "$husk" ] || skip "no husk command at $husk"
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+
+need_demo() {
+	[ -e "$demo/vmlinuz" ] && [ -e "$demo/initrd" ] ||
+		skip "no demo guest in $demo: ./dev run makes one"
+	command -v cpio >/dev/null || skip "no cpio"
+	gzip -dc "$demo/initrd" | grep -q newroot ||
+		skip "an old demo guest in $demo: tools/make-demo $demo"
+}
+
+# initrd DIR - the demo's initial RAM disk with the files of DIR added
+initrd() {
+	{ cat "$demo/initrd"
+	  (cd "$1" && find . | cpio -o -H newc --quiet | gzip -1); } \
+		>"$tmp/initrd"
+}
+
+# guest [ARG...] - boots and runs standard input as a script in the guest;
+# its output is in $tmp/out; the files of $tmp/add are in the guest, too, and
+# $words on its kernel's command line
+guest() {
+	mkdir -p "$tmp/add"
+	cat >"$tmp/add/run.sh"
+	initrd "$tmp/add"
+	status=0
+	"$husk" run --engine soft --kernel "$demo/vmlinuz" \
+		--initrd "$tmp/initrd" --timeout 300 \
+		--cmdline "console=ttyS0 quiet ${words:-} husk.run=\"sh /run.sh\"" "$@" \
+		</dev/null >"$tmp/raw" 2>&1 || status=$?
+	tr -d '\r' <"$tmp/raw" >"$tmp/out"
+	return $status
+}
+
+# says TEXT - the last guest wrote this line
+says() { grep -qx -- "$1" "$tmp/out" || fail "no line \"$1\""; }
