@@ -65,6 +65,10 @@ PAYLOAD(code_string, 64,
 	"out %al, %dx\n 2: jmp 2b\n");
 PAYLOAD(code_nops, 64,
 	"nop\n nop\n mov $0x518, %dx\n out %al, %dx\n 2: jmp 2b\n");
+PAYLOAD(code_msr, 64,
+	"mov $0x12345678, %ecx\n rdmsr\n mov $0x519, %edi\n"
+	"xchg %edi, %edx\n out %eax, %dx\n mov %edi, %eax\n"
+	"out %eax, %dx\n mov $7, %edx\n wrmsr\n rdmsr\n 2: jmp 2b\n");
 
 static const char *engine = "soft";
 static unsigned tests, failures;
@@ -384,6 +388,34 @@ static void test_doorbell(void)
 	close(b);
 }
 
+static bool runs_to_msr(struct bare *g, bool write)
+{
+	return bare_run(g) == HV_EXIT_MSR && g->exit.msr.index == 0x12345678 &&
+	       g->exit.msr.write == write;
+}
+
+static void test_msr(void)
+{
+	static struct hv_state s;
+	struct bare g;
+
+	START(&g, LONG, code_msr);
+	check(runs_to_msr(&g, false), "unknown_msr_exits");
+	check(hv_vcpu_get(g.cpu, HV_STATE_GENERAL, &s) == -EBUSY,
+	      "get_is_busy_in_half_done_rdmsr");
+	g.exit.msr.value = 0x1122334455667788;
+	check(runs_to_out(&g, 0x519, 0x55667788) &&
+		      runs_to_out(&g, 0x519, 0x11223344),
+	      "rdmsr_takes_value");
+	check(runs_to_msr(&g, true) && g.exit.msr.value == 0x711223344,
+	      "wrmsr_gives_value");
+	check(runs_to_msr(&g, false), "msr_write_is_done");
+	g.exit.msr.fault = true;
+	check(runs_to_out(&g, BARE_FAULT_PORT + 13, 0x44),
+	      "msr_faults_if_told");
+	bare_stop(&g);
+}
+
 static void test_step(void)
 {
 	static struct hv_state s;
@@ -435,6 +467,7 @@ int main(int argc, char **argv)
 	test_memory();
 	test_state();
 	test_doorbell();
+	test_msr();
 	test_step();
 	test_two();
 	printf("1..%u\n", tests);

@@ -218,6 +218,16 @@ static int set_irqchip(struct kvm_vm *vm, struct husk_error *err)
 	return 0;
 }
 
+/* Since Linux 5.10; before, an unknown MSR is #GP. */
+static void ask_for_msrs(struct kvm_vm *vm)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR };
+
+	cap.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN;
+	if (has_cap(vm->fd, KVM_CAP_X86_USER_SPACE_MSR))
+		kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
+}
+
 static void vm_finish(struct hv_vm *hv)
 {
 	struct kvm_vm *vm = to_kvm_vm(hv);
@@ -279,6 +289,7 @@ static int vm_set_up(struct kvm_vm *vm, struct husk_error *err)
 	n = set_irqchip(vm, err);
 	if (n < 0)
 		return n;
+	ask_for_msrs(vm);
 	vm->hv.tsc_khz = find_tsc_khz(vm);
 	if (!vm->hv.tsc_khz)
 		return kvm_fail(err, -ENOTSUP, "kvm: TSC frequency unknown");

@@ -371,8 +371,9 @@ static _Noreturn void ask(struct cpu *c)
 	if (c->replay.done >= REPLAY_MAX)
 		cpu_error(c, "too many device accesses in one instruction");
 	c->replay.waiting = true;
-	c->replay.write = c->exit->reason == HV_EXIT_MMIO ? c->exit->mmio.write
-							  : c->exit->pio.write;
+	c->replay.write = c->exit->reason == HV_EXIT_MMIO  ? c->exit->mmio.write
+			  : c->exit->reason == HV_EXIT_PIO ? c->exit->pio.write
+							   : false;
 	cpu_leave(c);
 }
 
@@ -470,6 +471,22 @@ void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value)
 	c->exit->pio.size = (uint8_t)size;
 	c->exit->pio.write = true;
 	c->exit->pio.value = value;
+	ask(c);
+}
+
+bool msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t *value)
+{
+	uint64_t v;
+
+	if (replayed(c, &v)) {
+		*value = v;
+		return !c->replay.fault;
+	}
+	c->exit->reason = HV_EXIT_MSR;
+	c->exit->msr.index = index;
+	c->exit->msr.write = write;
+	c->exit->msr.fault = false;
+	c->exit->msr.value = write ? *value : 0;
 	ask(c);
 }
 

@@ -416,6 +416,10 @@ static void absorb(struct cpu *c, struct hv_exit *exit)
 			v &= BIT(8 * exit->mmio.size) - 1;
 		break;
 	case HV_EXIT_PIO: v = exit->pio.value; break;
+	case HV_EXIT_MSR:
+		v = exit->msr.value;
+		r->fault = exit->msr.fault;
+		break;
 	default: break;
 	}
 	r->value[r->done++] = v;

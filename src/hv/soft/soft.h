@@ -249,6 +249,7 @@ struct replay {
 	unsigned at;   /* how many this attempt has consumed */
 	bool waiting;  /* entry [done] was handed to the caller */
 	bool write;    /* and it was a write: nothing to answer */
+	bool fault;    /* the answer about an MSR is #GP */
 	uint64_t value[REPLAY_MAX];
 };
 
@@ -439,6 +440,8 @@ void tlb_flush_page(struct cpu *c, uint64_t va);
 /* Port access; may leave by longjmp and be run again (replay). */
 uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size);
 void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value);
+/* An MSR that is the caller's.  false: raise #GP */
+bool msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t *value);
 
 /* -- paging.c ------------------------------------------------------------- */
 
@@ -486,6 +489,8 @@ void load_seg_real(struct cpu *c, unsigned seg, uint16_t sel);
 /* msr.c: false: raise #GP */
 bool msr_read(struct cpu *c, uint32_t index, uint64_t *value);
 bool msr_write(struct cpu *c, uint32_t index, uint64_t value);
+/* It failed because there is none of that number. */
+bool msr_unknown(struct cpu *c, uint32_t index);
 void cpuid_read(struct cpu *c, uint32_t leaf, uint32_t sub, uint32_t out[4]);
 uint64_t cpu_tsc(struct cpu *c);
 

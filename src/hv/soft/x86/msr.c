@@ -398,6 +398,22 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 	return false;
 }
 
+bool msr_unknown(struct cpu *c, uint32_t index)
+{
+	uint64_t ignored;
+
+	switch (index) {
+	case 0x49: /* these two are for writing only */
+	case 0x10b:
+	case 0x6e0:
+	case 0x800 ... 0x8ff:
+	case 0x11:
+	case 0x12:
+	case 0x4b564d00 ... 0x4b564d07: return false;
+	}
+	return !msr_read(c, index, &ignored);
+}
+
 /* -- CPUID ---------------------------------------------------------------- */
 
 static bool has_subleaves(uint32_t leaf)

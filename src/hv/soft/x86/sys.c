@@ -1577,10 +1577,12 @@ static uint64_t get_edx_eax(struct cpu *c)
 
 static void op_rdmsr(struct cpu *c, const struct insn *in)
 {
+	uint32_t index = (uint32_t)c->gpr[R_RCX];
 	uint64_t v = 0;
 
 	need_cpl0(c);
-	if (!msr_read(c, (uint32_t)c->gpr[R_RCX], &v))
+	if (!msr_read(c, index, &v) &&
+	    (!msr_unknown(c, index) || !msr_ask(c, index, false, &v)))
 		x86_gp(c, 0);
 	set_edx_eax(c, v);
 }
@@ -1588,9 +1590,11 @@ static void op_rdmsr(struct cpu *c, const struct insn *in)
 static void op_wrmsr(struct cpu *c, const struct insn *in)
 {
 	uint32_t index = (uint32_t)c->gpr[R_RCX];
+	uint64_t v = get_edx_eax(c);
 
 	need_cpl0(c);
-	if (!msr_write(c, index, get_edx_eax(c)))
+	if (!msr_write(c, index, v) &&
+	    (!msr_unknown(c, index) || !msr_ask(c, index, true, &v)))
 		x86_gp(c, 0);
 	if (index == 0xc0000080)
 		cpu_update_mode(c);
