@@ -820,6 +820,8 @@ static const struct thunk *thunk_get(struct cpu *c, const struct insn *in,
 		tmp.mx = false;
 	} else if (tmp.mmx || d.i.mnemonic == ZYDIS_MNEMONIC_EMMS) {
 		tmp.mmx = true;
+		/* CVTPS2PI from memory names no vector register. */
+		tmp.sse |= d.i.meta.category == ZYDIS_CATEGORY_CONVERT;
 		tmp.waits = true;
 		tmp.x87 = X_CONTROL;
 		tmp.mx = tmp.sse;
@@ -1325,12 +1327,23 @@ static void x87_pointers(struct cpu *c, const struct insn *in,
 	}
 }
 
+/* A store with an unmasked exception other than #P leaves memory alone. */
+static bool x87_stores(const struct cpu *c, const struct thunk *t,
+		       const struct fpu_ctx *x)
+{
+	enum { ALL_BUT_PE = 0x1f };
+
+	return t->x87 != X_PLAIN ||
+	       !(fx16(x->img, FX_FSW) & ~fx16(c->fpu, FX_FCW) & ALL_BUT_PE);
+}
+
 static void op_x87(struct cpu *c, const struct insn *in)
 {
 	const struct thunk *t = in->aux;
 	struct fpu_ctx *x = &fpu_cache(c)->ctx;
 	uint64_t lin = 0;
 	uint16_t fsw, stuck = 0;
+	bool stores;
 
 	if (t->mmx) {
 		check_mmx(c, t->sse);
@@ -1358,11 +1371,14 @@ static void op_x87(struct cpu *c, const struct insn *in)
 	fx_put16(c->fpu, FX_FSW, fsw);
 	if (t->mx)
 		mx_fault(c, x);
+	stores = t->mwrite && x87_stores(c, t, x);
 	if (stuck && t->x87 != X_LDENV)
 		fx_put16(x->img, FX_FSW, fx16(x->img, FX_FSW) | stuck);
 	x87_pointers(c, in, t, x);
-	if (t->mwrite)
+	if (stores)
 		mem_write(c, in->seg, lin, x->buf, t->msize);
+	else if (t->mwrite)
+		mem_check(c, in->seg, lin, t->msize, true);
 
 	memcpy(c->fpu, x->img, FX_MXCSR);
 	memcpy(c->fpu + FX_ST, x->img + FX_ST,
