@@ -234,10 +234,37 @@ static int undecodable(struct insn *in, insn_fn *fn)
 	return -1;
 }
 
+/*
+ * Zydis 4.0 takes [disp32 + index] for [r13d + index], without the rest of the
+ * instruction, when the address is of 32 bits and the extension bit of the
+ * base is set.  The bit means nothing there: code gets it cleared.
+ */
+static bool drop_base_bit(const struct decoded *d, uint8_t *code)
+{
+	const ZydisDecodedInstruction *i = &d->i;
+
+	if (d->mode != MODE_64 || i->address_width != 32 ||
+	    !(i->attributes & ZYDIS_ATTRIB_HAS_SIB) || i->raw.modrm.mod ||
+	    i->raw.sib.base != 5)
+		return false;
+	if (i->attributes & ZYDIS_ATTRIB_HAS_REX && i->raw.rex.B) {
+		code[i->raw.rex.offset] &= 0xfe;
+		return true;
+	}
+	if (i->attributes & ZYDIS_ATTRIB_HAS_VEX &&
+	    code[i->raw.vex.offset] == 0xc4 &&
+	    !(code[i->raw.vex.offset + 1] & 0x20)) {
+		code[i->raw.vex.offset + 1] |= 0x20;
+		return true;
+	}
+	return false;
+}
+
 /* 0, -1: raises when run, -2: needs more than the avail bytes. */
 int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in)
 {
+	uint8_t plain[MAX_INSN];
 	struct decoded d;
 	ZydisDecoder z;
 	ZyanStatus s;
@@ -251,6 +278,14 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (avail > MAX_INSN)
 		avail = MAX_INSN;
 	s = ZydisDecoderDecodeFull(&z, code, avail, &d.i, d.op);
+	d.mode = c->mode;
+	if (ZYAN_SUCCESS(s)) {
+		memcpy(plain, code, avail);
+		if (drop_base_bit(&d, plain)) {
+			code = plain;
+			s = ZydisDecoderDecodeFull(&z, code, avail, &d.i, d.op);
+		}
+	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA && avail < MAX_INSN)
 		return -2;
 	if (s == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ||
@@ -259,7 +294,6 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (!ZYAN_SUCCESS(s))
 		return undecodable(in, op_undefined);
 
-	d.mode = c->mode;
 	memcpy(in->bytes, code, d.i.length);
 	fill(&d, in);
 	in->fn = bind_int(&d, in);

@@ -903,7 +903,10 @@ static void mx_fault(struct cpu *c, struct fpu_ctx *x)
 
 	if (!(x->mx_out & x->mx_unmasked))
 		return;
-	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & 0x3f));
+	/* IE, DE and ZE are found before any result: OE, UE and PE follow. */
+	fx_put32(c->fpu, FX_MXCSR,
+		 mx | (x->mx_out &
+		       (x->mx_out & x->mx_unmasked & 7 ? 7 : 0x3f)));
 	x86_fault_noerr(c, c->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 

@@ -1928,7 +1928,18 @@ static insn_fn *bind_misc(const struct decoded *d, struct insn *in)
 	/* Without shadow stacks these read nothing. */
 	case ZYDIS_MNEMONIC_RDSSPD:
 	case ZYDIS_MNEMONIC_RDSSPQ: return op_nop;
-	case ZYDIS_MNEMONIC_PAUSE: return op_pause;
+	case ZYDIS_MNEMONIC_PAUSE:
+		if (!(d->i.attributes & ZYDIS_ATTRIB_HAS_REX) ||
+		    !d->i.raw.rex.B)
+			return op_pause;
+		/* With R8 it is the exchange that 0x90 stands for. */
+		in->reg = R_RAX;
+		in->rm = 8;
+		in->opsize = d->i.raw.rex.W ? 8
+			     : d->i.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE
+				     ? 2
+				     : 4;
+		return op_xchg_rr;
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE: return op_fence;
