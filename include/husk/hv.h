@@ -13,13 +13,19 @@
  * and is told of the end of a level-triggered interrupt.
  *
  * Errors: functions return 0 or a negative errno value unless they say
- * otherwise.  Nothing here prints, exits or keeps process-wide state, and any
- * number of VMs may live in one process.
+ * otherwise.  Nothing here prints, exits or keeps process-wide state (but for
+ * the signal below), and any number of VMs may live in one process.
  *
  * Threads: a vCPU is run, read and written by one thread at a time; which
  * thread may change between calls.  What may be called from any thread at any
- * time says so.  While a vCPU runs, the soft engine needs no signal and
- * installs no handler; the kvm engine makes ioctls only.
+ * time says so.
+ *
+ * Signals: the soft engine uses none.  The kvm engine needs one to take a
+ * thread out of its ioctl: the first VM gives a real-time signal that has the
+ * default action a handler that does nothing (SA_RESTART), all VMs share it,
+ * and it stays.  It is sent to a thread inside hv_vcpu_run() only, blocked
+ * there or not; programs that use real-time signals install their own
+ * handlers first.
  */
 #ifndef HUSK_HV_H
 #define HUSK_HV_H

@@ -26,6 +26,9 @@ static struct vm *machine(void)
 	    mem_init(&vm.mem, vm.hv, 8 << 20, NULL) ||
 	    hv_vcpu_create(vm.hv, 0, &vm.cpu[0].hv, NULL))
 		abort();
+	vm.pio = bus_create("ports"); /* Multiboot sets up the PICs */
+	if (!vm.pio)
+		abort();
 	vm.ncpus = 1;
 	return &vm;
 }

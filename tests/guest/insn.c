@@ -6,8 +6,9 @@
  * on the processor this test runs on, and run in a guest in 64-bit mode with
  * a copy of the buffer; the two buffers must then be equal.  A "fault" case
  * runs in the guest only, with bits of CR0, CR4 and XCR0 changed, and must
- * end with the given exception at the label it gives (or with none).
+ * end with the given exception, or with none.
  */
+#include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,6 +161,7 @@ static void stop(struct guest *g)
 
 /* -- the same as the processor -------------------------------------------- */
 
+/* clang-format off */
 /* FISTTP has an SSE3 feature bit, but is an x87 instruction. */
 CODE64(c_fisttp, "fninit\n"
 		 "fldl (%rdi)\n fisttps 64(%rdi)\n"
@@ -187,8 +189,91 @@ CODE64(c_clzero, "lea 0x155(%rdi), %rax\n clzero");
 /* What a 64-bit offset of a far pointer is differs by vendor. */
 CODE64(c_lgs,
        "movl $0x91223344, 64(%rdi)\n movl $0x55660000, 68(%rdi)\n"
-       "movl $0, 72(%rdi)\n mov $-1, %rax\n \n.byte 0x48, 0x0f, 0xb5, 0x47, 0x40\n"
+       "movl $0, 72(%rdi)\n mov $-1, %rax\n"
+       ".byte 0x48, 0x0f, 0xb5, 0x47, 0x40\n" /* lgs 64(rdi), rax */
        "mov %rax, 80(%rdi)");
+
+/* Saved and loaded environments; the pointers are kept by few processors. */
+#define NO_POINTERS_32(at) \
+	"movq $0, " #at "+12(%rdi)\n movq $0, " #at "+20(%rdi)\n"
+#define NO_POINTERS_16(at) "movq $0, " #at "+6(%rdi)\n"
+CODE64(c_env, "fninit\n fldl (%rdi)\n fldl 8(%rdi)\n fldpi\n fincstp\n"
+	      "ffree %st(5)\n fnstenv 0x100(%rdi)\n"
+	      "fldcw 0x100(%rdi)\n data16 fnstenv 0x140(%rdi)\n"
+	      "fldcw 0x140(%rdi)\n fnsave 0x180(%rdi)\n frstor 0x180(%rdi)\n"
+	      "fld1\n data16 fnsave 0x200(%rdi)\n fnstenv 0x280(%rdi)\n"
+	      "data16 frstor 0x200(%rdi)\n fnstsw 0x2c0(%rdi)\n"
+	      "data16 fldenv 0x140(%rdi)\n fnstsw 0x2c2(%rdi)\n"
+	      "fldenv 0x100(%rdi)\n fxam\n fnstsw 0x2c4(%rdi)\n"
+	      "fstpt 0x2d0(%rdi)\n fninit\n" NO_POINTERS_32(0x100)
+		      NO_POINTERS_16(0x140) NO_POINTERS_32(0x180)
+			      NO_POINTERS_16(0x200) NO_POINTERS_32(0x280));
+/* Stores that raise an unmasked exception: only #P stores anything. */
+CODE64(c_fst_unmasked,
+       "fninit\n movw $0x340, 0x100(%rdi)\n fldcw 0x100(%rdi)\n"
+       "fldl 32(%rdi)\n fsts 0x110(%rdi)\n fnstsw 0x120(%rdi)\n fnclex\n"
+       "fistpl 0x114(%rdi)\n fnstsw 0x122(%rdi)\n fnclex\n"
+       "fistpll 0x128(%rdi)\n fnstsw 0x124(%rdi)\n fnclex\n"
+       "fbstp 0x130(%rdi)\n fnstsw 0x126(%rdi)\n fnclex\n"
+       "fldl 40(%rdi)\n fstps 0x118(%rdi)\n fnstsw 0x13c(%rdi)\n fnclex\n"
+       "fldl (%rdi)\n fistps 0x11c(%rdi)\n fnstsw 0x13e(%rdi)\n fnclex\n"
+       "fldl (%rdi)\n fstps 0x140(%rdi)\n fnstsw 0x144(%rdi)\n fnclex\n"
+       "fstps 0x148(%rdi)\n"
+       "fnstsw 0x150(%rdi)\n fnclex\n fninit");
+#define CLEAR_X87 "fninit\n .rept 8\n fldz\n .endr\n fninit\n"
+#define CLEAR_POINTERS(at) \
+	"movq $0, " #at "+8(%rdi)\n movq $0, " #at "+16(%rdi)\n" \
+	"movw $0, " #at "+6(%rdi)\n"
+#define CLEAR_MXCSR_MASK(at) "movl $0, " #at "+28(%rdi)\n"
+CODE64(c_fxsave,
+       CLEAR_X87
+       ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+       "pxor %xmm\\n, %xmm\\n\n .endr\n"
+       "fldl (%rdi)\n fldl 8(%rdi)\n movdqu (%rdi), %xmm7\n"
+       "movdqu 16(%rdi), %xmm15\n fxsave 0x400(%rdi)\n"
+       "fxsave64 0x600(%rdi)\n fninit\n pxor %xmm7, %xmm7\n"
+       "pxor %xmm15, %xmm15\n fxrstor 0x400(%rdi)\n fstpt 0x800(%rdi)\n"
+       "movdqu %xmm7, 0x820(%rdi)\n movdqu %xmm15, 0x830(%rdi)\n fninit\n"
+       CLEAR_POINTERS(0x400) CLEAR_POINTERS(0x600)
+       CLEAR_MXCSR_MASK(0x400) CLEAR_MXCSR_MASK(0x600));
+CODE64(c_xsave,
+       "push %rdi\n add $0x400, %rdi\n xor %eax, %eax\n mov $0x1800, %ecx\n"
+       "rep stosb\n pop %rdi\n" CLEAR_X87
+       "vzeroall\n fldl (%rdi)\n fldl 8(%rdi)\n"
+       "vmovdqu (%rdi), %ymm1\n vmovdqu 32(%rdi), %ymm9\n"
+       "xor %edx, %edx\n mov $7, %eax\n xsave64 0x400(%rdi)\n"
+       /* A bit that is not asked for stays. */
+       "movb $0x80, 0x1000+519(%rdi)\n"
+       "mov $3, %eax\n xsaveopt64 0x800(%rdi)\n"
+       "mov $6, %eax\n xsavec64 0xc00(%rdi)\n"
+       "mov $4, %eax\n xsave64 0x1000(%rdi)\n"
+       /* Standard format: SSE only, the upper halves stay. */
+       "vpcmpeqd %ymm1, %ymm1, %ymm1\n vpcmpeqd %ymm9, %ymm9, %ymm9\n"
+       "mov $2, %eax\n xrstor64 0x400(%rdi)\n"
+       "vmovdqu %ymm1, 0x1400(%rdi)\n vmovdqu %ymm9, 0x1420(%rdi)\n"
+       /* The other way about. */
+       "vpcmpeqd %ymm1, %ymm1, %ymm1\n"
+       "mov $4, %eax\n xrstor64 0x400(%rdi)\n"
+       "vmovdqu %ymm1, 0x1440(%rdi)\n"
+       /* Compacted; x87 is not asked for and stays. */
+       "fldpi\n vpcmpeqd %ymm9, %ymm9, %ymm9\n"
+       "mov $6, %eax\n xrstor64 0xc00(%rdi)\n"
+       "vmovdqu %ymm1, 0x1460(%rdi)\n vmovdqu %ymm9, 0x1480(%rdi)\n"
+       /* This area has no AVX: it becomes initial. */
+       "mov $7, %eax\n xrstor64 0x800(%rdi)\n"
+       "vmovdqu %ymm1, 0x14a0(%rdi)\n fnstsw 0x14c0(%rdi)\n"
+       "fstpt 0x14d0(%rdi)\n"
+       /* All initial: MXCSR comes from the area only if not compacted. */
+       "movl $0x3f80, 0x1600+24(%rdi)\n xrstor64 0x1600(%rdi)\n"
+       "stmxcsr 0x14e0(%rdi)\n vmovdqu %ymm1, 0x1500(%rdi)\n"
+       "movb $0x80, 0x1600+527(%rdi)\n movb $7, 0x1600+520(%rdi)\n"
+       "xrstor64 0x1600(%rdi)\n stmxcsr 0x14e4(%rdi)\n"
+       "fninit\n vzeroall\n"
+       CLEAR_POINTERS(0x400) CLEAR_POINTERS(0x800)
+       CLEAR_MXCSR_MASK(0x400) CLEAR_MXCSR_MASK(0x800)
+       CLEAR_MXCSR_MASK(0xc00) CLEAR_MXCSR_MASK(0x1000));
+
+/* clang-format on */
 
 static const struct same {
 	const char *name;
@@ -200,6 +285,10 @@ static const struct same {
 	{ "sse4a", c_sse4a, c_sse4a_end, "sse4a" },
 	{ "clzero", c_clzero, c_clzero_end, "clzero" },
 	{ "far_pointer_rex_w", c_lgs, c_lgs_end, "" },
+	{ "x87_environment", c_env, c_env_end, "" },
+	{ "x87_unmasked_stores", c_fst_unmasked, c_fst_unmasked_end, "" },
+	{ "fxsave", c_fxsave, c_fxsave_end, "" },
+	{ "xsave", c_xsave, c_xsave_end, "xsavec" },
 };
 
 static bool host_has(const char *f)
@@ -208,6 +297,12 @@ static bool host_has(const char *f)
 		return __builtin_cpu_supports("sse3");
 	if (!strcmp(f, "sse4.1"))
 		return __builtin_cpu_supports("sse4.1");
+	if (!strcmp(f, "xsavec")) {
+		unsigned a = 0, b, c, d;
+
+		return __get_cpuid_count(0xd, 1, &a, &b, &c, &d) &&
+		       (a & 3) == 3 && __builtin_cpu_supports("avx2");
+	}
 	/* No Intel processor has either. */
 	if (!strcmp(f, "sse4a") || !strcmp(f, "clzero"))
 		return __builtin_cpu_supports("sse4a") &&
@@ -217,7 +312,9 @@ static bool host_has(const char *f)
 
 static void fill_data(uint8_t *b)
 {
-	static const double d[4] = { 3.99, -123456.7, 9.5e17, 1e9 };
+	static const double d[6] = {
+		3.99, -123456.7, 9.5e17, 1e9, 1e300, 1e-300
+	};
 	uint32_t x = 0x12345678;
 
 	for (unsigned i = 0; i < DATA_SIZE; i++) {
@@ -259,11 +356,212 @@ static void run_same(const struct same *t)
 	stop(&g);
 }
 
+/* -- exceptions ----------------------------------------------------------- */
+
+#define FX_FIP	 8
+#define FX_MXCSR 24
+
+CODE64(f_fld1, "fld1");
+CODE64(f_fwait, "fwait");
+CODE64(f_mmx, "paddb %mm0, %mm1");
+CODE64(f_emms, "emms");
+CODE64(f_mmx_sse, "pshufw $1, %mm0, %mm1");
+CODE64(f_sse, "movaps %xmm0, %xmm1");
+CODE64(f_avx, "vaddps %ymm0, %ymm1, %ymm2");
+CODE64(f_fxsave, "fxsave (%rdi)");
+CODE64(f_fxsave_odd, "fxsave 8(%rdi)");
+CODE64(f_xsave, "xsave (%rdi)");
+CODE64(f_xsave_odd, "xsave 16(%rdi)");
+CODE64(f_xgetbv, "xor %ecx, %ecx\n xgetbv");
+CODE64(f_ldmxcsr, "ldmxcsr (%rdi)");
+CODE64(f_ldmxcsr_bad, "movl $0x10000, (%rdi)\n ldmxcsr (%rdi)");
+CODE64(f_no_vector, "movnti %eax, (%rdi)\n popcnt %eax, %ecx\n"
+		    "crc32b %al, %ecx\n pause\n sfence\n clflush (%rdi)\n"
+		    "prefetcht0 (%rdi)");
+/* The area at 0x400 is cleared but for one thing. */
+#define CLEAR \
+	"push %rdi\n add $0x400, %rdi\n xor %eax, %eax\n mov $0x400, %ecx\n" \
+	"rep stosb\n pop %rdi\n mov $7, %eax\n xor %edx, %edx\n"
+CODE64(f_xrstor, CLEAR "xrstor 0x400(%rdi)");
+CODE64(f_xrstor_bv, CLEAR "movb $8, 0x600(%rdi)\n xrstor 0x400(%rdi)");
+CODE64(f_xrstor_head, CLEAR "movb $1, 0x610(%rdi)\n xrstor 0x400(%rdi)");
+CODE64(f_xrstor_comp, CLEAR "movb $1, 0x608(%rdi)\n xrstor 0x400(%rdi)");
+CODE64(f_xrstor_mxcsr, CLEAR "movb $1, 0x41a(%rdi)\n xrstor 0x400(%rdi)");
+CODE64(f_xrstor_notin, CLEAR "movb $0x80, 0x60f(%rdi)\n movb $2, 0x608(%rdi)\n"
+			     "movb $6, 0x600(%rdi)\n xrstor 0x400(%rdi)");
+CODE64(f_fxrstor_mxcsr, CLEAR "movb $1, 0x41a(%rdi)\n fxrstor 0x400(%rdi)");
+CODE64(f_misaligned, "movaps 8(%rdi), %xmm0");
+CODE64(f_vmisaligned, "vaddps 8(%rdi), %ymm0, %ymm0");
+
+/* Divide, multiply or add the floats at 0 and 16 under the MXCSR in eax. */
+#define FLOATS(mxcsr, a0, a1, b0, b1, op) \
+	"movl $" #mxcsr ", (%rdi)\n ldmxcsr (%rdi)\n" \
+	"movl $" #a0 ", (%rdi)\n movl $" #a1 ", 4(%rdi)\n movq $0, 8(%rdi)\n" \
+	"movl $" #b0 ", 16(%rdi)\n movl $" #b1 ", 20(%rdi)\n" \
+	"movl $0x3f800000, 24(%rdi)\n movl $0x3f800000, 28(%rdi)\n" \
+	"movaps (%rdi), %xmm0\n" #op " 16(%rdi), %xmm0\n"
+/* 1/0 and the inexact 1/3: what is computed after does not show. */
+CODE64(f_div, FLOATS(0x1d80, 0x3f800000, 0x3f800000, 0, 0x40400000, divps));
+CODE64(f_div_pe, FLOATS(0xf80, 0x3f800000, 0x3f800000, 0, 0x40400000, divps));
+/* The smallest normal number halved: exact, tiny. */
+CODE64(f_tiny, FLOATS(0x1780, 0x800000, 0, 0x3f000000, 0, mulps));
+CODE64(f_tiny_fz, FLOATS(0x9780, 0x800000, 0, 0x3f000000, 0, mulps));
+CODE64(f_tiny_masked, FLOATS(0x1f80, 0x800000, 0, 0x3f000000, 0, mulps));
+CODE64(f_tiny_inexact, FLOATS(0x1780, 0x800001, 0, 0x3f000000, 0, mulps));
+CODE64(f_normal_um, FLOATS(0x1780, 0x40400000, 0, 0x3f000000, 0, mulps));
+CODE64(f_denormal, FLOATS(0x1e80, 1, 0, 0x3f000000, 0, addps));
+CODE64(f_denormal_daz, FLOATS(0x1ec0, 1, 0, 0x3f000000, 0, addps));
+CODE64(f_overflow, FLOATS(0x1b80, 0x7f000000, 0, 0x40400000, 0, mulps));
+
+#define X87_DIV0 \
+	"fninit\n movw $0x37b, (%rdi)\n fldcw (%rdi)\n fld1\n fldz\n" \
+	".global x87_divides\n x87_divides: fdivrp\n"
+CODE64(f_mf, X87_DIV0 "fnstsw 8(%rdi)\n fnclex\n fwait\n");
+CODE64(f_mf_wait, "fninit\n movw $0x37b, (%rdi)\n fldcw (%rdi)\n fld1\n fldz\n"
+		  "fdivrp\n nop\n fwait");
+CODE64(f_mf_mmx, "fninit\n movw $0x37b, (%rdi)\n fldcw (%rdi)\n fld1\n fldz\n"
+		 "fdivrp\n paddb %mm0, %mm1");
+CODE64(f_mf_sse, "fninit\n movw $0x37b, (%rdi)\n fldcw (%rdi)\n fld1\n fldz\n"
+		 "fdivrp\n addps %xmm0, %xmm1\n fxsave (%rdi)");
+
+enum {
+	MP = 2,
+	EM = 4,
+	TS = 8,
+	NE = 0x20,
+	OSFXSR = 0x200,
+	OSXMMEXCPT = 0x400,
+	OSXSAVE = 0x40000,
+	UD = 6,
+	NM = 7,
+	GP = 13,
+	MF = 16,
+	XM = 19,
+};
+
+static const struct fault {
+	const char *name;
+	const uint8_t *code, *end;
+	int port; /* vector, or DONE */
+	uint32_t cr0_set, cr0_clear, cr4_clear, xcr0, mxcsr;
+} faults[] = {
+#define F(f) #f, f, f##_end
+	{ F(f_fld1), DONE, 0, 0, 0, 0, 0 },
+	{ F(f_fld1), NM, TS, 0, 0, 0, 0 },
+	{ F(f_fld1), NM, EM, 0, 0, 0, 0 },
+	{ F(f_fwait), DONE, TS, MP, 0, 0, 0 },
+	{ F(f_fwait), DONE, EM | MP, 0, 0, 0, 0 },
+	{ F(f_fwait), NM, TS | MP, 0, 0, 0, 0 },
+	{ F(f_mmx), NM, TS, 0, 0, 0, 0 },
+	{ F(f_mmx), UD, EM | TS, 0, 0, 0, 0 },
+	{ F(f_mmx), DONE, 0, 0, OSFXSR, 0, 0 },
+	{ F(f_emms), NM, TS, 0, 0, 0, 0 },
+	{ F(f_mmx_sse), DONE, 0, 0, 0, 0, 0 },
+	{ F(f_sse), NM, TS, 0, 0, 0, 0 },
+	{ F(f_sse), UD, EM, 0, 0, 0, 0 },
+	{ F(f_sse), UD, TS, 0, OSFXSR, 0, 0 },
+	{ F(f_avx), DONE, EM, 0, 0, 0, 0 },
+	{ F(f_avx), NM, TS, 0, 0, 0, 0 },
+	{ F(f_avx), UD, TS, 0, OSXSAVE, 0, 0 },
+	{ F(f_avx), UD, 0, 0, 0, 3, 0 },
+	{ F(f_fxsave), NM, TS, 0, 0, 0, 0 },
+	{ F(f_fxsave_odd), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xsave), NM, TS, 0, 0, 0, 0 },
+	{ F(f_xsave), UD, TS, 0, OSXSAVE, 0, 0 },
+	{ F(f_xsave_odd), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xgetbv), UD, 0, 0, OSXSAVE, 0, 0 },
+	{ F(f_xgetbv), DONE, TS, 0, 0, 0, 0 },
+	{ F(f_ldmxcsr), NM, TS, 0, 0, 0, 0 },
+	{ F(f_ldmxcsr_bad), GP, 0, 0, 0, 0, 0 },
+	{ F(f_no_vector), DONE, EM | TS, 0, OSFXSR, 0, 0 },
+	{ F(f_xrstor), DONE, 0, 0, 0, 0, 0x0 },
+	{ F(f_xrstor_bv), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xrstor_head), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xrstor_comp), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xrstor_mxcsr), GP, 0, 0, 0, 0, 0 },
+	{ F(f_xrstor_notin), GP, 0, 0, 0, 0, 0 },
+	{ F(f_fxrstor_mxcsr), GP, 0, 0, 0, 0, 0 },
+	{ F(f_misaligned), GP, 0, 0, 0, 0, 0 },
+	{ F(f_vmisaligned), DONE, 0, 0, 0, 0, 0 },
+	{ F(f_div), XM, 0, 0, 0, 0, 0x1d84 },
+	{ F(f_div), UD, 0, 0, OSXMMEXCPT, 0, 0x1d84 },
+	{ F(f_div_pe), XM, 0, 0, 0, 0, 0xfa4 },
+	{ F(f_tiny), XM, 0, 0, 0, 0, 0x1790 },
+	{ F(f_tiny_fz), XM, 0, 0, 0, 0, 0x9790 },
+	{ F(f_tiny_masked), DONE, 0, 0, 0, 0, 0x1f80 },
+	{ F(f_tiny_inexact), XM, 0, 0, 0, 0, 0x17b0 },
+	{ F(f_normal_um), DONE, 0, 0, 0, 0, 0x1780 },
+	{ F(f_denormal), XM, 0, 0, 0, 0, 0x1e82 },
+	{ F(f_denormal_daz), DONE, 0, 0, 0, 0, 0x1ec0 },
+	{ F(f_overflow), XM, 0, 0, 0, 0, 0x1ba8 },
+	{ F(f_mf), DONE, 0, 0, 0, 0, 0 },
+	{ F(f_mf_wait), MF, 0, 0, 0, 0, 0 },
+	{ F(f_mf_wait), DONE, 0, NE, 0, 0, 0 },
+	{ F(f_mf_mmx), MF, 0, 0, 0, 0, 0 },
+	{ F(f_mf_sse), DONE, 0, 0, 0, 0, 0 },
+};
+
+static uint32_t mxcsr_of(struct guest *g)
+{
+	uint32_t v;
+
+	memcpy(&v, g->s.fpu + FX_MXCSR, 4);
+	return v;
+}
+
+static void run_fault(const struct fault *t)
+{
+	static struct guest g;
+	char note[80] = "", name[80];
+	int port;
+
+	start(&g, t->code, t->end);
+	memset(g.mem + DATA, 0, DATA_SIZE);
+	g.s.cr0 = (g.s.cr0 | t->cr0_set) & ~(uint64_t)t->cr0_clear;
+	g.s.cr4 &= ~(uint64_t)t->cr4_clear;
+	if (t->xcr0)
+		g.s.xcr0 = t->xcr0;
+	port = run(&g);
+	snprintf(name, sizeof(name), "%s_cr0_%x_cr4_%x_gives_%d", t->name,
+		 t->cr0_set, t->cr4_clear, t->port);
+	if (port != t->port)
+		snprintf(note, sizeof(note), "ended with %d", port);
+	else if (t->mxcsr && hv_vcpu_get(g.cpu, HV_STATE_FPU, &g.s) == 0 &&
+		 mxcsr_of(&g) != t->mxcsr)
+		snprintf(note, sizeof(note), "MXCSR is %x, not %x",
+			 mxcsr_of(&g), t->mxcsr);
+	check(!note[0], name, note);
+	stop(&g);
+}
+
+extern const uint8_t x87_divides[];
+
+/* The pointers are those of the instruction that raised the exception. */
+static void test_pointers(void)
+{
+	static struct guest g;
+	uint64_t fip = 0;
+	uint16_t fsw;
+
+	start(&g, f_mf, f_mf_end);
+	check(run(&g) == DONE && hv_vcpu_get(g.cpu, HV_STATE_FPU, &g.s) == 0,
+	      "x87_exception_cleared", "");
+	memcpy(&fip, g.s.fpu + FX_FIP, 8);
+	memcpy(&fsw, g.mem + DATA + 8, 2);
+	check(fip == CODE + (uint64_t)(x87_divides - f_mf),
+	      "x87_instruction_pointer", "");
+	check((fsw & 0x80ff) == 0x8084, "x87_error_summary", "");
+	stop(&g);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
 		run_same(&same[i]);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		run_fault(&faults[i]);
+	test_pointers();
 	printf("1..%u\n", tests);
 	return failures ? 1 : 0;
 }

@@ -93,6 +93,16 @@ int kvm_open(struct husk_error *err)
 			   : errno == ENODEV || errno == ENXIO ? -ENOENT
 							       : -errno;
 
+		if (code == -EACCES)
+			return kvm_fail(err, code,
+					"/dev/kvm: no permission: join the "
+					"group that owns it (kvm), or use "
+					"engine soft");
+		if (code == -ENOENT)
+			return kvm_fail(err, code,
+					"/dev/kvm: not there: no hardware "
+					"virtualization, or kvm_intel or "
+					"kvm_amd is not loaded");
 		return kvm_fail(err, code, "/dev/kvm: %s", strerror(-code));
 	}
 	version = kvm_ioctl_n(dev, KVM_GET_API_VERSION, 0);
@@ -115,7 +125,8 @@ static void no_op(int sig)
 {
 }
 
-int kvm_take_signal(void)
+/* -errno when there is no signal left; the number else. */
+static int take_signal(void)
 {
 	for (int sig = SIGRTMAX - 1; sig > SIGRTMIN; sig--) {
 		struct sigaction sa;
@@ -133,6 +144,17 @@ int kvm_take_signal(void)
 			return sig;
 	}
 	return -EAGAIN;
+}
+
+int kvm_set_mask(int cpu, const sigset_t *set)
+{
+	struct {
+		struct kvm_signal_mask head;
+		uint8_t set[8]; /* the kernel's sigset_t */
+	} __attribute__((packed)) mask = { .head.len = 8 };
+
+	memcpy(mask.set, set, sizeof(mask.set));
+	return kvm_ioctl(cpu, KVM_SET_SIGNAL_MASK, &mask);
 }
 
 int kvm_get_supported(int dev, struct kvm_cpuids *out)
@@ -255,7 +277,7 @@ static int vm_set_up(struct kvm_vm *vm, struct husk_error *err)
 	vm->dev = kvm_open(err);
 	if (vm->dev < 0)
 		return vm->dev;
-	vm->sig = kvm_take_signal();
+	vm->sig = take_signal();
 	if (vm->sig < 0)
 		return kvm_fail(err, -EBUSY,
 				"kvm: every real-time signal of "
@@ -365,10 +387,6 @@ static void wait_released(struct kvm_vm *vm)
 static void tell_mask(struct kvm_vcpu *cpu, pid_t tid)
 {
 	struct kvm_vm *vm = to_kvm_vm(cpu->hv.vm);
-	struct {
-		struct kvm_signal_mask head;
-		uint8_t set[8]; /* the kernel's sigset_t */
-	} __attribute__((packed)) mask;
 	sigset_t now;
 
 	cpu->mask_tid = tid;
@@ -381,9 +399,7 @@ static void tell_mask(struct kvm_vcpu *cpu, pid_t tid)
 	}
 	cpu->sig_blocked = true;
 	sigdelset(&now, vm->sig);
-	mask.head.len = sizeof(mask.set);
-	memcpy(mask.set, &now, sizeof(mask.set));
-	kvm_ioctl(cpu->fd, KVM_SET_SIGNAL_MASK, &mask);
+	kvm_set_mask(cpu->fd, &now);
 }
 
 static void take_pending(struct kvm_vcpu *cpu)
@@ -878,6 +894,7 @@ static void mask_leaf(struct kvm_vm *vm, struct kvm_cpuid_entry2 *e)
 		break;
 	case 0x80000007: e->edx &= h ? h->edx : 0; break;
 	case 0x80000008: e->ebx &= h ? h->ebx : 0; break;
+	case 0x80000021: e->eax &= h ? h->eax : 0; break;
 	}
 }
 

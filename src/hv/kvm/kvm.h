@@ -107,8 +107,8 @@ int kvm_fail(struct husk_error *err, int code, const char *fmt, ...)
 
 /* A descriptor of /dev/kvm with what this engine cannot do without. */
 int kvm_open(struct husk_error *err);
-/* -errno when there is no signal left; the number else. */
-int kvm_take_signal(void);
+/* The signal mask of the thread while it is in the vCPU's KVM_RUN. */
+int kvm_set_mask(int cpu, const sigset_t *mask);
 void kvm_fill_caps(int dev, const struct kvm_cpuids *supported,
 		   struct hv_caps *caps);
 int kvm_get_supported(int dev, struct kvm_cpuids *out);

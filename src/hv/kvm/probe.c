@@ -149,7 +149,7 @@ static const uint8_t other_code[] = {
 };
 
 struct probe {
-	int dev, vm, cpu, sig;
+	int dev, vm, cpu;
 	struct kvm_run *run;
 	size_t run_size;
 	uint8_t *mem;
@@ -308,6 +308,15 @@ static int set_up(struct probe *p, struct kvm_cpuids *c, struct husk_error *err)
 	return 0;
 }
 
+/*
+ * What ends KVM_RUN at the deadline.  It is blocked but for KVM_RUN, so it
+ * needs no handler, and taken back if it was sent: nothing of it remains.
+ */
+static int probe_signal(void)
+{
+	return SIGRTMAX;
+}
+
 static void *watch(void *arg)
 {
 	struct probe *p = arg;
@@ -324,7 +333,7 @@ static void *watch(void *arg)
 	if (!p->done) {
 		p->late = true;
 		__atomic_store_n(&p->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		syscall(SYS_tgkill, getpid(), p->runner, p->sig);
+		syscall(SYS_tgkill, getpid(), p->runner, probe_signal());
 	}
 	pthread_mutex_unlock(&p->lock);
 	return NULL;
@@ -377,22 +386,47 @@ static int judge(struct probe *p, int result, bool in_time,
 			step);
 }
 
+/* The mask of this thread with and, for KVM_RUN, without the signal. */
+static int block_signal(struct probe *p, sigset_t *old)
+{
+	sigset_t mask;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, probe_signal());
+	pthread_sigmask(SIG_BLOCK, &mask, old);
+	mask = *old;
+	sigdelset(&mask, probe_signal());
+	return kvm_set_mask(p->cpu, &mask);
+}
+
+static void unblock_signal(struct probe *p, const sigset_t *old)
+{
+	struct timespec none = { 0, 0 };
+	sigset_t mask;
+
+	sigemptyset(&mask);
+	sigaddset(&mask, probe_signal());
+	if (p->late)
+		sigtimedwait(&mask, NULL, &none);
+	pthread_sigmask(SIG_SETMASK, old, NULL);
+}
+
 static int run_code(struct probe *p, struct husk_error *err)
 {
-	sigset_t mask, old;
 	pthread_t watcher;
 	bool in_time;
 	int r, result;
+	sigset_t old;
 
 	p->runner = gettid();
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->cond, NULL);
-	sigemptyset(&mask);
-	sigaddset(&mask, p->sig);
-	pthread_sigmask(SIG_UNBLOCK, &mask, &old);
-	r = pthread_create(&watcher, NULL, watch, p);
-	if (r) {
-		r = kvm_fail(err, -r, "kvm: no thread for the probe");
+	r = block_signal(p, &old);
+	if (r >= 0)
+		r = -pthread_create(&watcher, NULL, watch, p);
+	if (r < 0) {
+		r = kvm_fail(err, r, "kvm: no deadline for the probe: %s",
+			     strerror(-r));
 	} else {
 		in_time = run_watched(p, &result);
 		pthread_mutex_lock(&p->lock);
@@ -402,7 +436,7 @@ static int run_code(struct probe *p, struct husk_error *err)
 		pthread_join(watcher, NULL);
 		r = judge(p, result, in_time, err);
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	unblock_signal(p, &old);
 	pthread_mutex_destroy(&p->lock);
 	pthread_cond_destroy(&p->cond);
 	return r;
@@ -425,9 +459,7 @@ int kvm_probe(struct hv_caps *caps, struct husk_error *err)
 	} else {
 		if (caps)
 			kvm_fill_caps(p.dev, &c, caps);
-		p.sig = kvm_take_signal();
-		r = p.sig < 0 ? kvm_fail(err, -EBUSY, "kvm: no signal left")
-			      : set_up(&p, &c, err);
+		r = set_up(&p, &c, err);
 		if (!r)
 			r = run_code(&p, err);
 	}

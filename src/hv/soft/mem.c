@@ -284,6 +284,71 @@ static bool is_apic(const struct cpu *c, uint64_t gpa)
 	       (c->apic_base & 0xc00) == 0x800;
 }
 
+/* -- data and port breakpoints -------------------------------------------- */
+
+static bool break_type(const struct cpu *c, unsigned i, unsigned *type,
+		       unsigned *len)
+{
+	static const uint8_t lens[] = { 1, 2, 8, 4 };
+
+	*type = (unsigned)(c->dr7 >> (16 + 4 * i)) & 3;
+	*len = lens[c->dr7 >> (18 + 4 * i) & 3];
+	return c->dr7 >> (2 * i) & 3;
+}
+
+void watch_update(struct cpu *c)
+{
+	unsigned type, len;
+	bool was = c->watch;
+
+	c->watch = false;
+	for (unsigned i = 0; i < 4; i++)
+		if (break_type(c, i, &type, &len) && type & 1)
+			c->watch = true;
+	if (was || c->watch)
+		tlb_flush(c, true);
+}
+
+static bool page_watched(const struct cpu *c, uint64_t lin)
+{
+	unsigned type, len;
+
+	/* A breakpoint is aligned to its length. */
+	for (unsigned i = 0; i < 4; i++)
+		if (break_type(c, i, &type, &len) && type & 1 &&
+		    !((c->dr[i] ^ lin) & ~0xfffull))
+			return true;
+	return false;
+}
+
+/* types: bit t for breakpoints of type t */
+static void break_note(struct cpu *c, unsigned types, uint64_t at, size_t n)
+{
+	unsigned type, len;
+
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t base;
+
+		if (!break_type(c, i, &type, &len) || !(types >> type & 1))
+			continue;
+		base = c->dr[i] & ~(uint64_t)(len - 1);
+		if (at < base + len && base < at + n)
+			c->db_hit |= BIT(i);
+	}
+}
+
+static inline void watch_note(struct cpu *c, uint64_t lin, size_t n, bool write)
+{
+	if (unlikely(c->watch))
+		break_note(c, write ? 1 << 1 | 1 << 3 : 1 << 3, lin, n);
+}
+
+static inline void port_note(struct cpu *c, uint16_t port, unsigned n)
+{
+	if (unlikely(c->dr7 & 0xff) && c->cr4 & CR4_DE)
+		break_note(c, 1 << 2, port, n);
+}
+
 static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
 		     const struct walk *w, struct where *at)
 {
@@ -304,6 +369,10 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
 	e->tag_r = w->readable ? page : none;
 	e->tag_x = w->executable ? page : none;
 	e->tag_w = none;
+	if (unlikely(c->watch) && page_watched(c, lin)) {
+		e->tag_r = none;
+		return;
+	}
 	if (w->writable && at->slot->flags & HV_MEM_WRITE) {
 		struct soft_page *p = page_of(at->slot, at->gpa);
 		uint64_t n = (at->gpa - at->slot->gpa) >> 12;
@@ -371,9 +440,11 @@ static _Noreturn void ask(struct cpu *c)
 	if (c->replay.done >= REPLAY_MAX)
 		cpu_error(c, "too many device accesses in one instruction");
 	c->replay.waiting = true;
-	c->replay.write = c->exit->reason == HV_EXIT_MMIO  ? c->exit->mmio.write
-			  : c->exit->reason == HV_EXIT_PIO ? c->exit->pio.write
-							   : false;
+	switch (c->exit->reason) {
+	case HV_EXIT_MMIO: c->replay.write = c->exit->mmio.write; break;
+	case HV_EXIT_PIO: c->replay.write = c->exit->pio.write; break;
+	default: c->replay.write = false; /* WRMSR may be answered with #GP */
+	}
 	cpu_leave(c);
 }
 
@@ -445,6 +516,7 @@ uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size)
 {
 	uint64_t v;
 
+	port_note(c, port, size);
 	if (replayed(c, &v))
 		return (uint32_t)cut(v, size);
 	c->exit->reason = HV_EXIT_PIO;
@@ -459,6 +531,7 @@ void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value)
 {
 	uint64_t ignored;
 
+	port_note(c, port, size);
 	if (replayed(c, &ignored))
 		return;
 	value = (uint32_t)cut(value, size);
@@ -474,19 +547,18 @@ void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value)
 	ask(c);
 }
 
-bool msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t *value)
+uint64_t msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t value)
 {
-	uint64_t v;
-
-	if (replayed(c, &v)) {
-		*value = v;
-		return !c->replay.fault;
+	if (replayed(c, &value)) {
+		if (c->replay.fault)
+			x86_gp(c, 0);
+		return value;
 	}
 	c->exit->reason = HV_EXIT_MSR;
 	c->exit->msr.index = index;
 	c->exit->msr.write = write;
 	c->exit->msr.fault = false;
-	c->exit->msr.value = write ? *value : 0;
+	c->exit->msr.value = value;
 	ask(c);
 }
 
@@ -552,6 +624,7 @@ void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n)
 	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
 	struct where at = translate(c, seg, lin, ACC_READ), next;
 
+	watch_note(c, lin, n, false);
 	if (first == n) {
 		load_at(c, &at, buf, n);
 		return;
@@ -568,6 +641,7 @@ void mem_write(struct cpu *c, unsigned seg, uint64_t lin, const void *buf,
 	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
 	struct where at = translate(c, seg, lin, ACC_WRITE), next;
 
+	watch_note(c, lin, n, true);
 	if (first == n) {
 		store_at(c, &at, buf, n);
 		return;

@@ -8,7 +8,9 @@
  * leave the middle of an instruction by longjmp to the setjmp in soft_run();
  * c->rip is then the instruction that did not finish.
  */
+#include <cpuid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -140,8 +142,6 @@ static bool serve_requests(struct cpu *c)
 	}
 	if (r & REQ_SIPI)
 		do_sipi(c);
-	if (r & REQ_NMI)
-		atomic_store(&c->nmi_pending, true);
 	if (r & REQ_IRQ)
 		c->irq_check = true;
 	if (r & REQ_KICK) {
@@ -197,12 +197,27 @@ static bool window_open(struct cpu *c)
 	       !c->extint && !c->fault.pending;
 }
 
+/*
+ * One NMI is latched while another is served; when none is, the first of two
+ * is as good as served.  true: one is to be delivered.
+ */
+static bool nmi_due(struct cpu *c)
+{
+	uint32_t keep = c->nmi_masked ? 1 : 2, n = atomic_load(&c->nmi_pending);
+
+	if (n > keep)
+		atomic_fetch_sub(&c->nmi_pending, n - keep);
+	return n && !c->nmi_masked && !c->inhibit && !c->inhibit_ss;
+}
+
 /* Interrupts at an instruction boundary.  false: exit to the caller. */
 static bool take_events(struct cpu *c)
 {
+	if (unlikely(c->trap_now))
+		return true;
 	if (atomic_load_explicit(&c->nmi_pending, memory_order_relaxed) &&
-	    !c->nmi_masked && !c->inhibit_ss) {
-		atomic_store(&c->nmi_pending, false);
+	    nmi_due(c)) {
+		atomic_fetch_sub(&c->nmi_pending, 1);
 		c->nmi_masked = true;
 		set_event(c, EVENT_NMI, VEC_NMI);
 		return true;
@@ -288,6 +303,8 @@ static bool debug_trap(struct cpu *c, uint64_t dr6, bool debugger)
 		return false;
 	}
 	c->dr6 = (c->dr6 & ~0xfull) | dr6 | 0xffff0ff0;
+	if (c->mp == HV_MP_HALTED)
+		c->mp = HV_MP_RUNNABLE;
 	c->fault.pending = true;
 	c->fault.kind = EVENT_FAULT;
 	c->fault.vector = VEC_DB;
@@ -296,19 +313,66 @@ static bool debug_trap(struct cpu *c, uint64_t dr6, bool debugger)
 	return true;
 }
 
-/* One instruction, with everything that debugging may ask.  false: exit. */
-static bool run_one(struct cpu *c)
+/*
+ * DR6 bits of the trap behind an instruction that has run.  TF counts as it
+ * was before; INT n and its like have cleared it.
+ */
+static uint64_t traps(struct cpu *c, uint16_t mnemonic, bool tf)
 {
-	bool tf = c->rflags & FL_TF, shadow = c->inhibit_ss;
+	uint64_t hit = c->db_hit | c->db_held;
+
+	if (mnemonic == ZYDIS_MNEMONIC_SYSCALL ||
+	    mnemonic == ZYDIS_MNEMONIC_SYSRET)
+		tf = false; /* see trap_now */
+	c->db_held = 0;
+	if (c->inhibit_ss) {
+		c->db_held = c->db_hit;
+		return 0;
+	}
+	if (mnemonic == ZYDIS_MNEMONIC_INT1)
+		return 0; /* has raised the one #DB */
+	return hit | (tf && !c->soft_event ? BIT(14) : 0);
+}
+
+static bool is_iret(uint16_t mnemonic)
+{
+	return mnemonic == ZYDIS_MNEMONIC_IRET ||
+	       mnemonic == ZYDIS_MNEMONIC_IRETD ||
+	       mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
+static bool needs_care(const struct cpu *c)
+{
+	return c->inhibit | c->inhibit_ss | c->trap_now | !!c->debug |
+	       !!(c->rflags & (FL_TF | FL_RF)) | !!(c->dr7 & 0xff);
+}
+
+/*
+ * One instruction, with everything that debugging may ask.  false: exit.
+ * resumed: it was half done, what comes before it has been seen to.
+ */
+static bool run_one(struct cpu *c, bool resumed)
+{
+	bool tf = c->rflags & FL_TF;
+	uint64_t hit, at = c->rip;
 	struct block *b;
+	uint16_t mnemonic;
+	uint8_t flags;
 
-	if (c->dr7 & 0xff && !(c->rflags & FL_RF) && !shadow) {
-		uint64_t hit = breakpoints(c);
-
+	if (c->trap_now) {
+		c->trap_now = false;
+		return debug_trap(c, BIT(14), false);
+	}
+	/* Intel's MOV SS holds instruction breakpoints off, AMD's does not. */
+	if (c->dr7 & 0xff && !(c->rflags & FL_RF) && !resumed &&
+	    (c->amd || !c->inhibit_ss)) {
+		hit = breakpoints(c);
 		if (hit)
 			return debug_trap(c, hit, false);
 	}
 	b = cache_find(c);
+	mnemonic = b->in[0].mnemonic;
+	flags = b->in[0].flags;
 	if (c->debug & HV_DEBUG_BP && b->in[0].bytes[0] == 0xcc) {
 		c->exit->reason = HV_EXIT_DEBUG;
 		c->exit->debug.rip = c->rip;
@@ -316,12 +380,15 @@ static bool run_one(struct cpu *c)
 		c->exit->debug.vector = VEC_BP;
 		return false;
 	}
-	c->inhibit = c->inhibit_ss = false;
+	c->inhibit = c->inhibit_ss = c->soft_event = false;
+	c->db_hit = 0;
 	step_over(c, &b->in[0]);
-	if (!(b->in[0].flags & IN_ENDS))
+	/* A REP that goes on is still the same instruction. */
+	if (!is_iret(mnemonic) && (c->rip != at || !(flags & IN_REP)))
 		c->rflags &= ~(uint64_t)FL_RF;
 	c->stats.instructions++;
-	if (tf && !c->inhibit_ss && !debug_trap(c, BIT(14), false))
+	hit = traps(c, mnemonic, tf);
+	if (hit && !debug_trap(c, hit, false))
 		return false;
 	if (c->debug & HV_DEBUG_STEP)
 		return debug_trap(c, BIT(14), true);
@@ -387,10 +454,8 @@ static void loop(struct cpu *c)
 		}
 		if (!take_events(c))
 			return;
-		if (unlikely(c->inhibit | c->inhibit_ss | !!c->debug |
-			     !!(c->rflags & (FL_TF | FL_RF)) |
-			     !!(c->dr7 & 0xff))) {
-			if (!run_one(c))
+		if (unlikely(needs_care(c))) {
+			if (!run_one(c, false))
 				return;
 			continue;
 		}
@@ -441,6 +506,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 		if (c->world_held)
 			world_start(c->vm, c);
 		c->replay.done = c->replay.at = 0;
+		c->db_held = 0;
 		break;
 	case LEAVE_EXIT:
 		if (c->world_held)
@@ -450,15 +516,15 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 	}
 	if (c->fault.pending)
 		deliver_pending(c);
-	if (one) {
-		if (c->replay.done)
+	/* A half-done instruction ends before anything else. */
+	if (c->replay.done) {
+		if (!needs_care(c))
 			step_over(c, &cache_find(c)->in[0]);
-	} else {
-		/* A half-done instruction ends before anything else. */
-		if (c->replay.done)
-			step_over(c, &cache_find(c)->in[0]);
-		loop(c);
+		else if (!run_one(c, true))
+			goto out;
 	}
+	if (!one)
+		loop(c);
 out:
 	c->stats.exec_ns += now_ns();
 	c->stats.exits[exit->reason]++;
@@ -529,6 +595,7 @@ static void soft_want_window(struct hv_vcpu *v, bool want)
 
 static int soft_nmi(struct hv_vcpu *v)
 {
+	atomic_fetch_add(&to_cpu(v)->nmi_pending, 1);
 	cpu_request(to_cpu(v), REQ_NMI);
 	return 0;
 }
@@ -706,16 +773,72 @@ static int soft_doorbell(struct hv_vm *hv, const struct hv_doorbell *db, int fd,
 
 /* -- life ----------------------------------------------------------------- */
 
-/* The TSC against the monotonic clock: 10 ms give 1 in 10^5. */
+struct instant {
+	uint64_t tsc, ns;
+};
+
+/* Both clocks at one moment: the closest of a few attempts. */
+static struct instant take_instant(void)
+{
+	uint64_t best = UINT64_MAX;
+	struct instant at = { 0, 0 };
+
+	for (unsigned i = 0; i < 16; i++) {
+		uint64_t c0 = __rdtsc(), ns = now_ns(), c1 = __rdtsc();
+
+		if (c1 - c0 < best) {
+			best = c1 - c0;
+			at = (struct instant){ c0 + (c1 - c0) / 2, ns };
+		}
+	}
+	return at;
+}
+
+/* The TSC against the monotonic clock: 10 ms give a few in 10^6. */
 static uint32_t measure_tsc_khz(void)
 {
 	struct timespec ts = { 0, 10000000 };
-	uint64_t t0 = now_ns(), c0 = __rdtsc(), t1, c1;
+	struct instant a = take_instant(), b;
 
 	nanosleep(&ts, NULL);
-	t1 = now_ns();
-	c1 = __rdtsc();
-	return (uint32_t)((c1 - c0) * 1000000 / (t1 - t0));
+	b = take_instant();
+	return (uint32_t)(((b.tsc - a.tsc) * 1000000 + (b.ns - a.ns) / 2) /
+			  (b.ns - a.ns));
+}
+
+/* Does the host's TSC count evenly, and the same on every processor? */
+static bool host_tsc_good(void)
+{
+	uint32_t a, b, c, d;
+	char text[16] = "";
+	ssize_t n;
+	int fd;
+
+	if (!__get_cpuid(0x80000007, &a, &b, &c, &d) || !(d & BIT(8)))
+		return false;
+	/* A kernel that has found it wanting keeps time by something else. */
+	fd = open("/sys/devices/system/clocksource/clocksource0/"
+		  "current_clocksource",
+		  O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return n <= 0 ||
+	       (strncmp(text, "hpet", 4) && strncmp(text, "acpi_pm", 7) &&
+		strncmp(text, "jiffies", 7));
+}
+
+static void init_clock(struct soft_vm *vm)
+{
+	struct instant at;
+
+	vm->vm.tsc_khz = measure_tsc_khz();
+	at = take_instant();
+	vm->host_tsc = host_tsc_good();
+	vm->host_tsc0 = at.tsc;
+	vm->ns0 = at.ns;
+	vm->clock_offset = -(int64_t)at.ns;
 }
 
 static int soft_probe(struct hv_caps *caps, struct husk_error *err)
@@ -747,8 +870,7 @@ static int soft_vm_init(struct hv_vm *hv, struct husk_error *err)
 	pthread_rwlock_init(&vm->slots, NULL);
 	for (unsigned i = 0; i < SOFT_MAX_ROUTES; i++)
 		vm->route[i].fd = -1;
-	hv->tsc_khz = measure_tsc_khz();
-	vm->clock_offset = -(int64_t)now_ns();
+	init_clock(vm);
 	return 0;
 }
 
@@ -789,6 +911,7 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 
 	c->vm = vm;
 	c->parked = 1;
+	c->tsc_offset = -soft_tsc0(vm); /* all start at 0, with the VM */
 	c->interp_only = !strcmp(v->vm->options, "interp");
 	for (unsigned m = 0; m < MMU_COUNT; m++) {
 		c->tlb[m] = mmap(NULL, TLB_SIZE * sizeof(struct tlb_entry),

@@ -218,7 +218,14 @@ struct soft_vm {
 		int fd;
 	} route[SOFT_MAX_ROUTES];
 	void *irqfd_thread;
-	int64_t clock_offset;	       /* kvm-clock ns = CLOCK_MONOTONIC + it */
+	/*
+	 * The guest's TSC is the host's plus tsc_offset where that counts
+	 * evenly, else CLOCK_MONOTONIC in its units.  At host_tsc0 the clock
+	 * stood at ns0: the kvm-clock is counted from there by the TSC alone.
+	 */
+	bool host_tsc;
+	uint64_t host_tsc0, ns0;
+	int64_t clock_offset;	       /* kvm-clock ns = soft_clock_ns() + it */
 	struct cpu *cpu[HV_MAX_VCPUS]; /* by id, set atomically */
 	/*
 	 * Lock order: world, slots, code.  Who waits for world is parked, so
@@ -249,7 +256,7 @@ struct replay {
 	unsigned at;   /* how many this attempt has consumed */
 	bool waiting;  /* entry [done] was handed to the caller */
 	bool write;    /* and it was a write: nothing to answer */
-	bool fault;    /* the answer about an MSR is #GP */
+	bool fault;    /* the caller wants #GP for its MSR */
 	uint64_t value[REPLAY_MAX];
 };
 
@@ -325,7 +332,7 @@ struct cpu {
 		uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 		uint64_t pat, mtrr_def, misc_enable, spec_ctrl, mcg_status;
 		uint64_t mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
-		uint64_t mc_ctl[32];
+		uint64_t mc[40]; /* CTL, STATUS, ADDR, MISC of the banks */
 		uint64_t kvm_wall, kvm_system, kvm_eoi, kvm_steal, kvm_poll;
 		uint64_t tsc_adjust;
 	} msr;
@@ -343,12 +350,19 @@ struct cpu {
 	bool inhibit;	 /* STI shadow: no interrupt after this */
 	bool inhibit_ss; /* MOV SS shadow: no #DB either */
 	bool nmi_masked;
-	_Atomic bool nmi_pending;
-	bool extint; /* hv_vcpu_inject()ed vector waits */
+	_Atomic uint32_t nmi_pending; /* sent; at most two are kept */
+	bool extint;		      /* hv_vcpu_inject()ed vector waits */
 	uint8_t extint_vector;
 	enum hv_mp_state mp;
 	uint32_t sipi_vector;
 	unsigned debug; /* HV_DEBUG_* */
+	/* Data and port breakpoints; what is hit traps behind the insn. */
+	bool watch;	  /* DR7 has data breakpoints: see watch_update() */
+	uint8_t db_hit;	  /* bits of DR6, by the running instruction */
+	uint8_t db_held;  /* and what MOV SS holds back */
+	bool soft_event;  /* the instruction was INT n or the like */
+	bool trap_now;	  /* SYSCALL or SYSRET ended with TF set */
+	bool msr_unknown; /* why msr_read() or msr_write() refused */
 
 	/* Asked for by other threads; looked at between blocks. */
 	_Atomic uint32_t request;
@@ -434,14 +448,18 @@ struct soft_slot *phys_slot(struct soft_vm *vm, uint64_t gpa);
 /* After writing through phys_ptr(). */
 void phys_written(struct soft_vm *vm, struct cpu *self, uint64_t gpa, size_t n);
 
+/* After a change of DR0 to DR7: pages of data breakpoints leave the TLB. */
+void watch_update(struct cpu *c);
+
 void tlb_flush(struct cpu *c, bool global_too);
 void tlb_flush_page(struct cpu *c, uint64_t va);
 
 /* Port access; may leave by longjmp and be run again (replay). */
 uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size);
 void pio_out(struct cpu *c, uint16_t port, unsigned size, uint32_t value);
-/* An MSR that is the caller's.  false: raise #GP */
-bool msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t *value);
+
+/* An MSR that the engine does not know: the caller's value, or its #GP. */
+uint64_t msr_ask(struct cpu *c, uint32_t index, bool write, uint64_t value);
 
 /* -- paging.c ------------------------------------------------------------- */
 
@@ -486,11 +504,9 @@ void cpu_reset(struct cpu *c, bool init_only);
 /* event.c */
 void load_seg_real(struct cpu *c, unsigned seg, uint16_t sel);
 
-/* msr.c: false: raise #GP */
+/* msr.c: false: raise #GP, or see c->msr_unknown */
 bool msr_read(struct cpu *c, uint32_t index, uint64_t *value);
 bool msr_write(struct cpu *c, uint32_t index, uint64_t value);
-/* It failed because there is none of that number. */
-bool msr_unknown(struct cpu *c, uint32_t index);
 void cpuid_read(struct cpu *c, uint32_t leaf, uint32_t sub, uint32_t out[4]);
 uint64_t cpu_tsc(struct cpu *c);
 

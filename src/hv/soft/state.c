@@ -71,15 +71,35 @@ static const uint32_t kept[] = {
 	0x20e,
 	0x20f,
 	0x400,
+	0x402,
+	0x403,
 	0x404,
+	0x406,
+	0x407,
 	0x408,
+	0x40a,
+	0x40b,
 	0x40c,
+	0x40e,
+	0x40f,
 	0x410,
+	0x412,
+	0x413,
 	0x414,
+	0x416,
+	0x417,
 	0x418,
+	0x41a,
+	0x41b,
 	0x41c,
+	0x41e,
+	0x41f,
 	0x420,
+	0x422,
+	0x423,
 	0x424,
+	0x426,
+	0x427,
 	0x4b564d00,
 	0x4b564d01,
 	0x4b564d03,
@@ -144,7 +164,7 @@ static void get_event(struct cpu *c, struct hv_state *s)
 	}
 	s->event.interrupt = c->extint;
 	s->event.interrupt_vector = c->extint_vector;
-	s->event.nmi_pending = atomic_load(&c->nmi_pending);
+	s->event.nmi_pending = atomic_load(&c->nmi_pending) != 0;
 	s->event.nmi_masked = c->nmi_masked;
 	s->event.movss_shadow = c->inhibit_ss;
 	s->event.sti_shadow = c->inhibit && !c->inhibit_ss;
@@ -419,6 +439,7 @@ int soft_set(struct hv_vcpu *cpu, unsigned groups, const struct hv_state *s)
 		memcpy(c->dr, s->dr, sizeof(c->dr));
 		c->dr6 = s->dr6;
 		c->dr7 = s->dr7 | 0x400;
+		watch_update(c);
 	}
 	if (groups & HV_STATE_EVENT)
 		set_event(c, s);
@@ -433,13 +454,13 @@ int soft_set(struct hv_vcpu *cpu, unsigned groups, const struct hv_state *s)
 
 int soft_clock_get(struct hv_vm *vm, uint64_t *ns)
 {
-	*ns = soft_now_ns() + (uint64_t)to_soft(vm)->clock_offset;
+	*ns = soft_clock_ns(to_soft(vm)) + (uint64_t)to_soft(vm)->clock_offset;
 	return 0;
 }
 
 int soft_clock_set(struct hv_vm *vm, uint64_t ns)
 {
-	int64_t offset = (int64_t)(ns - soft_now_ns());
+	int64_t offset = (int64_t)(ns - soft_clock_ns(to_soft(vm)));
 
 	__atomic_store_n(&to_soft(vm)->clock_offset, offset, __ATOMIC_RELAXED);
 	return 0;

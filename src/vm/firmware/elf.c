@@ -24,6 +24,7 @@ struct elf {
 	uint64_t entry;
 	uint64_t end; /* behind the highest loaded byte */
 	uint64_t pvh; /* entry of the PVH note, or 0 */
+	bool low;     /* may lie in what FW_MB_LOW leaves below 1 MiB */
 };
 
 bool elf_probe(const struct blob *k)
@@ -86,7 +87,9 @@ static int load_segment(struct load *l, const struct segment *s, struct elf *e)
 
 	if (!s->memsz)
 		return 0;
-	if (s->paddr < FW_HIGH_START)
+	if (s->paddr < FW_HIGH_START &&
+	    !(e->low && s->paddr >= FW_MB_LOW && s->memsz <= FW_CMDLINE &&
+	      s->paddr + s->memsz <= FW_CMDLINE))
 		return load_not_a_kernel(l, "a segment lies below 1 MiB");
 	if (s->paddr > BIT(40) || s->memsz > BIT(40))
 		return load_not_a_kernel(l, "a segment lies out of reach");
@@ -198,6 +201,57 @@ int elf_load(struct load *l)
 	return load_enter(l, ENTRY_64, e.entry, 0, 0, FW_PARAMS);
 }
 
+/* -- what a BIOS leaves behind -------------------------------------------- */
+
+static void out(struct load *l, uint16_t port, uint8_t v)
+{
+	bus_write(l->vm->pio, port, 1, v);
+}
+
+static void bios_pic(struct load *l, uint16_t port, uint8_t base, uint8_t wire,
+		     uint8_t mask)
+{
+	out(l, port, 0x11); /* edge, cascade, four words follow */
+	out(l, port + 1, base);
+	out(l, port + 1, wire);
+	out(l, port + 1, 1);
+	out(l, port + 1, mask);
+}
+
+/*
+ * Multiboot kernels come from a boot loader that ran on a BIOS, and some go
+ * back to real mode: the timer ticks at 18.2 Hz, the PICs send 8 to 15 and 70
+ * to 77, and every vector has a handler, which here only ends the interrupt.
+ */
+static void make_bios(struct load *l)
+{
+	static const uint8_t code[] = {
+		0x50, 0xb0, 0x20, 0xe6, 0xa0, /* push ax; eoi to the slave */
+		0xeb, 0x01,		      /* jmp to mov al */
+		0x50,			      /* the master's: push ax */
+		0xb0, 0x20, 0xe6, 0x20,	      /* mov al, 20; out 20, al */
+		0x58, 0xcf,		      /* pop ax; iret */
+	};
+	enum { SLAVE = 0, MASTER = 7, IRET = 13 };
+	uint8_t ivt[1024];
+
+	for (unsigned v = 0; v < 256; v++) {
+		unsigned at = (v & ~7u) == 8	  ? MASTER
+			      : (v & ~7u) == 0x70 ? SLAVE
+						  : IRET;
+
+		put16(ivt + 4 * v, at);
+		put16(ivt + 4 * v + 2, FW_BIOS >> 4);
+	}
+	mem_copy_in(l->mem, 0, ivt, sizeof(ivt));
+	mem_copy_in(l->mem, FW_BIOS, code, sizeof(code));
+	bios_pic(l, 0x20, 8, 4, 0xfa);
+	bios_pic(l, 0xa0, 0x70, 2, 0xff);
+	out(l, 0x43, 0x36); /* counter 0, both bytes, square wave */
+	out(l, 0x40, 0);
+	out(l, 0x40, 0);
+}
+
 /* -- Multiboot 1 ---------------------------------------------------------- */
 
 static const uint8_t *find_header(const struct blob *k)
@@ -253,7 +307,7 @@ int multiboot_load(struct load *l)
 {
 	const uint8_t *h = find_header(&l->kernel);
 	uint8_t info[116] = { 0 }, mod[16] = { 0 }, map[MAP_MAX * 24] = { 0 };
-	struct elf e = { 0 };
+	struct elf e = { .low = true };
 	uint64_t at, size = l->initrd.size;
 	int ret;
 
@@ -262,7 +316,8 @@ int multiboot_load(struct load *l)
 		ret = load_cmdline(l, 0);
 	if (ret)
 		return ret;
-	at = ALIGN_UP(e.end, 4096);
+	/* Behind a kernel in low memory comes the command line. */
+	at = MAX(ALIGN_UP(e.end, 4096), (uint64_t)FW_HIGH_START);
 	if (l->initrd.data) {
 		if (mem_copy_in(l->mem, at, l->initrd.data, size))
 			return load_too_small(l, at + size);
@@ -282,11 +337,12 @@ int multiboot_load(struct load *l)
 	put32(info + 8, (l->mem->low - FW_HIGH_START) >> 10);
 	put32(info + 16, FW_CMDLINE);
 	put32(info + 20, l->initrd.data ? 1 : 0);
-	put32(info + 24, FW_MODULES);
+	put32(info + 24, FW_MB_MODULES);
 	put32(info + 44, 24 * l->nmap);
-	put32(info + 48, FW_MAP);
-	mem_copy_in(l->mem, FW_MAP, map, sizeof(map));
-	mem_copy_in(l->mem, FW_MODULES, mod, sizeof(mod));
+	put32(info + 48, FW_MB_MAP);
+	mem_copy_in(l->mem, FW_MB_MAP, map, sizeof(map));
+	mem_copy_in(l->mem, FW_MB_MODULES, mod, sizeof(mod));
 	mem_copy_in(l->mem, FW_PARAMS, info, sizeof(info));
+	make_bios(l);
 	return load_enter(l, ENTRY_32, e.entry, 0x2badb002, FW_PARAMS, 0);
 }

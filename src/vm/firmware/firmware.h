@@ -7,6 +7,8 @@
  *   06000  PVH start info       07000  boot_params / Multiboot info
  *   08000  memory map, modules  09000  page tables to 4 GiB (six pages)
  *   20000  command line         e0000  ACPI tables
+ * A Multiboot kernel may lie at 08000 to 20000 itself: its memory map and
+ * modules are behind the Multiboot info.
  */
 #ifndef VM_FIRMWARE_H
 #define VM_FIRMWARE_H
@@ -17,12 +19,16 @@ enum {
 	FW_GDT = 0x1000,
 	FW_START_INFO = 0x6000,
 	FW_PARAMS = 0x7000,
+	FW_MB_MAP = 0x7100,
+	FW_MB_MODULES = 0x7200,
+	FW_MB_LOW = 0x8000,
 	FW_MAP = 0x8000,
 	FW_MODULES = 0x8f00,
 	FW_PML4 = 0x9000,
 	FW_CMDLINE = 0x20000,
 	FW_CMDLINE_MAX = 0x10000,
 	FW_LOW_END = 0x9fc00,
+	FW_BIOS = 0xff000, /* interrupt handlers, for Multiboot kernels */
 	FW_HIGH_START = 0x100000,
 	FW_STACK = 0x80000,
 };

@@ -253,6 +253,7 @@ void x86_deliver(struct cpu *c, enum event_kind kind, uint8_t vector,
 	 * INT n counts as a benign first event and its faults are the
 	 * instruction's own, so nothing is being "delivered" for the loop.
 	 */
+	c->soft_event = inst;
 	c->delivering = !inst;
 	c->deliver_vec = kind == EVENT_FAULT ? vector : VEC_NMI;
 	if (kind == EVENT_FAULT && vector != VEC_DB && vector != VEC_BP &&

@@ -47,6 +47,7 @@ struct fpu_ctx {
 	uint8_t img[512];
 } __attribute__((aligned(64)));
 
+enum { UNTOUCHED = 0xa5 };
 enum { X_PLAIN, X_CONTROL, X_INIT, X_STENV, X_SAVE, X_LDENV };
 
 struct thunk {
@@ -893,20 +894,40 @@ static void mx_enter(struct cpu *c, struct fpu_ctx *x)
 {
 	uint32_t mx = fx32(c->fpu, FX_MXCSR);
 
-	x->mx_in = (mx & ~0x3fu) | MXCSR_INIT;
-	x->mx_unmasked = ~(mx >> 7) & 0x3f;
+	x->mx_in = (mx & ~(uint32_t)XM_ALL) | MXCSR_INIT;
+	x->mx_unmasked = ~(mx >> 7) & XM_ALL;
+	/*
+	 * Unmasked, underflow is raised for exact results too and FZ means
+	 * nothing.  Masked, only FZ makes the processor report those.
+	 */
+	if (x->mx_unmasked & XM_UE)
+		x->mx_in |= MXCSR_FZ;
 }
 
-static void mx_fault(struct cpu *c, struct fpu_ctx *x)
+/* Was the underflow inexact as well?  Run it without FZ; keep no result. */
+static uint32_t underflow_flags(struct cpu *c, const struct thunk *t,
+				struct fpu_ctx *x)
 {
-	uint32_t mx = fx32(c->fpu, FX_MXCSR);
+	uint8_t was[FX_END];
 
-	if (!(x->mx_out & x->mx_unmasked))
+	memcpy(was, c->fpu, sizeof(was));
+	x->mx_in &= ~(uint32_t)MXCSR_FZ;
+	t->code(x, c->fpu);
+	memcpy(c->fpu, was, sizeof(was));
+	return (x->mx_out & XM_ALL) | XM_UE;
+}
+
+static void mx_fault(struct cpu *c, const struct thunk *t, struct fpu_ctx *x)
+{
+	uint32_t mx = fx32(c->fpu, FX_MXCSR), flags = x->mx_out & XM_ALL;
+
+	if (!(flags & x->mx_unmasked))
 		return;
-	/* IE, DE and ZE are found before any result: OE, UE and PE follow. */
-	fx_put32(c->fpu, FX_MXCSR,
-		 mx | (x->mx_out &
-		       (x->mx_out & x->mx_unmasked & 7 ? 7 : 0x3f)));
+	if (flags & x->mx_unmasked & XM_PRE)
+		flags &= XM_PRE;
+	else if (flags & x->mx_unmasked & XM_UE)
+		flags = underflow_flags(c, t, x);
+	fx_put32(c->fpu, FX_MXCSR, mx | flags);
 	x86_fault_noerr(c, c->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 
@@ -914,7 +935,7 @@ static void mx_commit(struct cpu *c, struct fpu_ctx *x)
 {
 	uint32_t mx = fx32(c->fpu, FX_MXCSR);
 
-	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & 0x3f));
+	fx_put32(c->fpu, FX_MXCSR, mx | (x->mx_out & XM_ALL));
 }
 
 static void regs_in(struct cpu *c, const struct insn *in, const struct thunk *t,
@@ -959,7 +980,7 @@ static void op_vec(struct cpu *c, const struct insn *in)
 		mx_enter(c, x);
 	t->code(x, c->fpu);
 	if (t->mx)
-		mx_fault(c, x);
+		mx_fault(c, t, x);
 	if (t->mwrite)
 		mem_write(c, in->seg, lin, x->buf, t->msize);
 	if (t->mx)
@@ -1145,7 +1166,7 @@ static void op_maskmovdqu(struct cpu *c, const struct insn *in)
 	if (mmx) {
 		unsigned top;
 
-		check_mmx(c, true);
+		check_mmx(c, false);
 		top = fx16(c->fpu, FX_FSW) >> 11 & 7;
 		memcpy(v, c->fpu + FX_ST + 16 * ((t->reg - top) & 7), 8);
 		memcpy(mask, c->fpu + FX_ST + 16 * ((t->rm - top) & 7), 8);
@@ -1304,6 +1325,16 @@ static void env_get(struct cpu *c, const uint8_t *b, bool wide, uint8_t *img)
 	fx_put64(img, FX_FDP, dp | (uint64_t)ds << 32);
 }
 
+/* As FXSAVE keeps it: a linear address, or an offset and its selector. */
+static uint64_t pointer(struct cpu *c, unsigned seg, uint64_t off)
+{
+	if (c->mode == MODE_64)
+		return off;
+	if (real_format(c))
+		return (uint32_t)(c->seg[seg].base + off);
+	return (uint32_t)off | (uint64_t)c->seg[seg].sel << 32;
+}
+
 static void x87_pointers(struct cpu *c, const struct insn *in,
 			 const struct thunk *t, struct fpu_ctx *x)
 {
@@ -1323,21 +1354,23 @@ static void x87_pointers(struct cpu *c, const struct insn *in,
 		if (!(fx16(x->img, FX_FSW) & FSW_ES))
 			break;
 		fx_put16(x->img, FX_FOP, t->opcode);
-		fx_put64(x->img, FX_FIP, c->rip);
-		fx_put64(x->img, FX_FDP, t->msize ? ea_offset(c, in) : 0);
+		fx_put64(x->img, FX_FIP, pointer(c, SEG_CS, c->rip));
+		fx_put64(x->img, FX_FDP,
+			 t->msize ? pointer(c, in->seg, ea_offset(c, in)) : 0);
 		break;
 	default: break;
 	}
 }
 
-/* A store with an unmasked exception other than #P leaves memory alone. */
-static bool x87_stores(const struct cpu *c, const struct thunk *t,
-		       const struct fpu_ctx *x)
+/* A store that raises an unmasked exception other than #P stores nothing. */
+static bool stored(const struct thunk *t, const struct fpu_ctx *x)
 {
-	enum { ALL_BUT_PE = 0x1f };
-
-	return t->x87 != X_PLAIN ||
-	       !(fx16(x->img, FX_FSW) & ~fx16(c->fpu, FX_FCW) & ALL_BUT_PE);
+	if (t->x87 != X_PLAIN || !(fx16(x->img, FX_FSW) & FSW_ES))
+		return true;
+	for (unsigned i = 0; i < t->msize; i++)
+		if (x->buf[i] != UNTOUCHED)
+			return true;
+	return false;
 }
 
 static void op_x87(struct cpu *c, const struct insn *in)
@@ -1346,7 +1379,6 @@ static void op_x87(struct cpu *c, const struct insn *in)
 	struct fpu_ctx *x = &fpu_cache(c)->ctx;
 	uint64_t lin = 0;
 	uint16_t fsw, stuck = 0;
-	bool stores;
 
 	if (t->mmx) {
 		check_mmx(c, t->sse);
@@ -1360,6 +1392,8 @@ static void op_x87(struct cpu *c, const struct insn *in)
 		lin = operand(c, in, t);
 		if (t->mread)
 			mem_read(c, in->seg, lin, x->buf, t->msize);
+		else
+			memset(x->buf, UNTOUCHED, t->msize);
 	}
 	regs_in(c, in, t, x);
 	if (t->mx)
@@ -1373,12 +1407,11 @@ static void op_x87(struct cpu *c, const struct insn *in)
 	t->code(x, c->fpu);
 	fx_put16(c->fpu, FX_FSW, fsw);
 	if (t->mx)
-		mx_fault(c, x);
-	stores = t->mwrite && x87_stores(c, t, x);
+		mx_fault(c, t, x);
 	if (stuck && t->x87 != X_LDENV)
 		fx_put16(x->img, FX_FSW, fx16(x->img, FX_FSW) | stuck);
 	x87_pointers(c, in, t, x);
-	if (stores)
+	if (t->mwrite && stored(t, x))
 		mem_write(c, in->seg, lin, x->buf, t->msize);
 	else if (t->mwrite)
 		mem_check(c, in->seg, lin, t->msize, true);

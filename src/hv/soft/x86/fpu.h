@@ -32,6 +32,10 @@ enum {
 enum {
 	MXCSR_VALID = 0xffff,
 	MXCSR_INIT = 0x1f80,
+	MXCSR_FZ = 0x8000,
+	XM_PRE = 7, /* IE DE ZE: found before anything is computed */
+	XM_UE = 0x10,
+	XM_ALL = 0x3f,
 	FSW_ES = 0x80,
 	FSW_B = 0x8000
 };

@@ -61,7 +61,7 @@ static void tsc_scale(uint64_t hz, uint32_t *mul, int8_t *shift)
 }
 
 /*
- * All vCPUs count from the same moment, kvm-clock zero, so that their pages
+ * All vCPUs count from the same moment, the VM's start, so that their pages
  * are equal and the guest needs no correction between them.
  */
 static void write_clock(struct cpu *c, uint64_t gpa)
@@ -77,8 +77,8 @@ static void write_clock(struct cpu *c, uint64_t gpa)
 	version = g->version | 1;
 	__atomic_store_n(&g->version, version, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	g->tsc_timestamp = soft_ns_to_tsc(vm, -offset) + c->tsc_offset;
-	g->system_time = 0;
+	g->tsc_timestamp = soft_tsc0(vm) + c->tsc_offset;
+	g->system_time = vm->ns0 + (uint64_t)offset;
 	tsc_scale(khz * 1000, &g->mul, &g->shift);
 	g->flags = 1; /* TSC_STABLE */
 	__atomic_store_n(&g->version, version + 1, __ATOMIC_SEQ_CST);
@@ -113,7 +113,7 @@ static void write_wall(struct cpu *c, uint64_t gpa)
 		return;
 	clock_gettime(CLOCK_REALTIME, &ts);
 	boot = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec -
-	       ((int64_t)soft_now_ns() + c->vm->clock_offset);
+	       ((int64_t)soft_clock_ns(c->vm) + c->vm->clock_offset);
 	version = g->version | 1;
 	__atomic_store_n(&g->version, version, __ATOMIC_SEQ_CST);
 	g->sec = (uint32_t)(boot / 1000000000);
@@ -235,10 +235,11 @@ static uint64_t send_ipi(struct cpu *c, uint64_t low, uint64_t high,
 	if ((icr & 0xc0000) || (icr >> 8 & 7) == 5 || (icr >> 8 & 7) == 6)
 		return (uint64_t)-22;
 	for (unsigned i = 0; i < 2 * width; i++) {
-		uint64_t word = i < width ? low : high;
+		uint64_t word = i < width ? low : high, id = (uint64_t)min + i;
 
-		if (word >> (i % width) & 1)
-			sent += lapic_send(c->vm, c, icr & 0x7ff, min + i,
+		/* Ids, never a broadcast. */
+		if ((word >> (i % width) & 1) && id < HV_MAX_VCPUS)
+			sent += lapic_send(c->vm, c, icr & 0x7ff, (uint32_t)id,
 					   true);
 	}
 	return sent;

@@ -170,7 +170,7 @@ static bool deliver(struct cpu *t, unsigned mode, uint8_t vector, bool level)
 		accept(t, vector, level);
 		return true;
 	case DM_NMI:
-		atomic_store(&t->nmi_pending, true);
+		atomic_fetch_add(&t->nmi_pending, 1);
 		cpu_request(t, REQ_NMI);
 		return true;
 	case DM_INIT: cpu_request(t, REQ_INIT); return true;
@@ -438,15 +438,24 @@ uint64_t lapic_deadline(struct cpu *c)
 void lapic_poll(struct cpu *c)
 {
 	struct lapic *l = c->lapic;
-	uint64_t due = lapic_deadline(c), now;
+	uint64_t due = l->expiry_ns, now;
 
+	if (!is_on(c))
+		return;
+	/* In its own units: the two clocks drift apart. */
+	if (timer_mode(l) == TIMER_DEADLINE) {
+		if (!l->tsc_deadline || cpu_tsc(c) < l->tsc_deadline)
+			return;
+		l->tsc_deadline = 0;
+		fire_lvt(c, LVT_TIMER);
+		return;
+	}
 	if (due == UINT64_MAX)
 		return;
 	now = soft_now_ns();
 	if (now < due)
 		return;
 	switch (timer_mode(l)) {
-	case TIMER_DEADLINE: l->tsc_deadline = 0; break;
 	case TIMER_PERIODIC:
 		if (l->initial) {
 			/* Ticks that nobody could take are not made up. */

@@ -66,7 +66,11 @@ void lapic_force_deadline(struct cpu *c, uint64_t tsc);
 
 /* msr.c: CLOCK_MONOTONIC, and its relation to the guest's TSC. */
 uint64_t soft_now_ns(void);
-uint64_t soft_ns_to_tsc(struct soft_vm *vm, int64_t ns);
+/* CLOCK_MONOTONIC as counted by the TSC since the VM was made. */
+uint64_t soft_clock_ns(struct soft_vm *vm);
+/* The TSC of a vCPU without offset when soft_clock_ns() was vm->ns0. */
+uint64_t soft_tsc0(struct soft_vm *vm);
+/* When the guest's TSC will be there, or a time in the past. */
 uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc);
 /* Where TSC value is put by the VM's owner: vCPUs that agree stay in step. */
 void soft_set_tsc(struct cpu *c, uint64_t value);

@@ -5,9 +5,11 @@
 #include "hv/soft/x86/lapic.h"
 
 #include <time.h>
+#include <x86intrin.h>
 
-#define MISC_ENABLE_FIXED    (BIT(11) | BIT(12)) /* no BTS, no PEBS */
-#define MISC_ENABLE_WRITABLE (BIT(0) | BIT(3) | BIT(16) | BIT(22) | BIT(34))
+#define MISC_ENABLE_FIXED (BIT(11) | BIT(12)) /* no BTS, no PEBS */
+#define MISC_ENABLE_WRITABLE \
+	(BIT(0) | BIT(3) | BIT(16) | BIT(18) | BIT(22) | BIT(23) | BIT(34))
 
 #define ARCH_CAP_VALUE \
 	(BIT(0) /* RDCL_NO */ | BIT(1) /* IBRS_ALL */ | \
@@ -34,29 +36,48 @@ static uint32_t tsc_khz(const struct soft_vm *vm)
 	return vm->vm.tsc_khz ? vm->vm.tsc_khz : 1000000;
 }
 
-uint64_t soft_ns_to_tsc(struct soft_vm *vm, int64_t ns)
+static uint64_t ns_to_tsc(struct soft_vm *vm, uint64_t ns)
 {
-	return (uint64_t)((__int128)ns * tsc_khz(vm) / 1000000);
+	return (uint64_t)((unsigned __int128)ns * tsc_khz(vm) / 1000000);
 }
 
-/*
- * The TSC is CLOCK_MONOTONIC in other units, so that all vCPUs agree and the
- * clock page is exact.
- */
+/* What all vCPUs count from: they differ by their offsets only. */
+static uint64_t base_tsc(struct soft_vm *vm)
+{
+	return vm->host_tsc ? __rdtsc() : ns_to_tsc(vm, soft_now_ns());
+}
+
+uint64_t soft_tsc0(struct soft_vm *vm)
+{
+	return vm->host_tsc ? vm->host_tsc0 : ns_to_tsc(vm, vm->ns0);
+}
+
+uint64_t soft_clock_ns(struct soft_vm *vm)
+{
+	if (!vm->host_tsc)
+		return soft_now_ns();
+	return vm->ns0 +
+	       (uint64_t)((unsigned __int128)(__rdtsc() - vm->host_tsc0) *
+			  1000000 / tsc_khz(vm));
+}
+
 uint64_t cpu_tsc(struct cpu *c)
 {
-	return soft_ns_to_tsc(c->vm, (int64_t)soft_now_ns()) + c->tsc_offset;
+	return base_tsc(c->vm) + c->tsc_offset;
 }
 
 uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc)
 {
-	int64_t t = (int64_t)(tsc - c->tsc_offset);
+	uint64_t now = cpu_tsc(c), ns;
 	uint32_t khz = tsc_khz(c->vm);
+	unsigned __int128 left;
 
-	if (t <= 0) /* in the past, or so far off that it wrapped */
-		return (int64_t)tsc < 0 ? UINT64_MAX - 1 : 0;
-	return (uint64_t)MIN(((__int128)t * 1000000 + khz - 1) / khz,
-			     (__int128)(UINT64_MAX - 1));
+	if (tsc <= now)
+		return 0;
+	left = ((unsigned __int128)(tsc - now) * 1000000 + khz - 1) / khz;
+	ns = soft_now_ns();
+	return left < UINT64_MAX - 1 - ns ? ns + (uint64_t)left
+					  : UINT64_MAX - 1;
 }
 
 void soft_set_tsc(struct cpu *c, uint64_t value)
@@ -162,6 +183,22 @@ static bool write_mtrr(struct cpu *c, uint32_t index, uint64_t v)
 	return true;
 }
 
+static bool write_mc(struct cpu *c, uint32_t index, uint64_t v)
+{
+	switch (index & 3) {
+	case 0: /* systems write all ones; AMD's erratum keeps bit 10 clear */
+		if (v && (v | BIT(10)) != ~0ull)
+			return false;
+		break;
+	case 1: /* a status can only be cleared */
+		if (v)
+			return false;
+		break;
+	}
+	c->msr.mc[index - 0x400] = v;
+	return true;
+}
+
 /* Registers that are plain 64-bit storage; those with a check say which. */
 static uint64_t *plain(struct cpu *c, uint32_t index, bool *is_address)
 {
@@ -182,6 +219,17 @@ static uint64_t *plain(struct cpu *c, uint32_t index, bool *is_address)
 	case 0xc0000102: return &c->msr.kernel_gs;
 	}
 	return NULL;
+}
+
+static const struct hv_cpuid *find(const struct cpu *c, uint32_t leaf,
+				   uint32_t sub);
+
+/* IA32_PRED_CMD: what Intel has in one bit, AMD has in two. */
+static bool has_spec_ctrl(const struct cpu *c)
+{
+	const struct hv_cpuid *f = find(c, 7, 0), *x = find(c, 0x80000008, 0);
+
+	return (f && f->edx & BIT(26)) || (x && x->ebx & BIT(12));
 }
 
 /* -- RDMSR, WRMSR --------------------------------------------------------- */
@@ -222,7 +270,7 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 	case 0x179: *value = MC_BANKS; return true;
 	case 0x17a: *value = c->msr.mcg_status; return true;
 	case 0x400 ... 0x400 + 4 * MC_BANKS - 1:
-		*value = index & 3 ? 0 : c->msr.mc_ctl[(index - 0x400) / 4];
+		*value = c->msr.mc[index - 0x400];
 		return true;
 	case 0x8b:
 		/* Intel has the revision in the upper half; high is newest. */
@@ -283,6 +331,7 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 	case 0x12:
 	case 0x4b564d00 ... 0x4b564d07: return kvmpv_msr_read(c, index, value);
 	}
+	c->msr_unknown = true;
 	return false;
 }
 
@@ -342,19 +391,17 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 			return false;
 		c->msr.spec_ctrl = value;
 		return true;
-	case 0x49: return !(value & ~0x81ull);
-	case 0x10b: return !(value & ~1ull);
+	case 0x49:
+		if (!has_spec_ctrl(c))
+			break;
+		return !(value & ~0x81ull);
 	case 0x17a:
 		if (value & ~7ull)
 			return false;
 		c->msr.mcg_status = value;
 		return true;
 	case 0x400 ... 0x400 + 4 * MC_BANKS - 1:
-		if (!(index & 3))
-			c->msr.mc_ctl[(index - 0x400) / 4] = value;
-		else if ((index & 3) != 1 && value)
-			return false;
-		return true;
+		return write_mc(c, index, value);
 	case 0xda0: return !value;
 	/* Accepted and forgotten. */
 	case 0x00:
@@ -395,23 +442,8 @@ bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 	case 0x12:
 	case 0x4b564d00 ... 0x4b564d07: return kvmpv_msr_write(c, index, value);
 	}
+	c->msr_unknown = true;
 	return false;
-}
-
-bool msr_unknown(struct cpu *c, uint32_t index)
-{
-	uint64_t ignored;
-
-	switch (index) {
-	case 0x49: /* these two are for writing only */
-	case 0x10b:
-	case 0x6e0:
-	case 0x800 ... 0x8ff:
-	case 0x11:
-	case 0x12:
-	case 0x4b564d00 ... 0x4b564d07: return false;
-	}
-	return !msr_read(c, index, &ignored);
 }
 
 /* -- CPUID ---------------------------------------------------------------- */

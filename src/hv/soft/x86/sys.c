@@ -601,7 +601,9 @@ static void drop_segs(struct cpu *c, unsigned cpl)
 		if ((s->access & SEG_A_UNUSABLE) || (s->access & 0xc) == 0xc ||
 		    seg_dpl(s) >= cpl)
 			continue;
-		*s = seg_null(0, 0);
+		/* Only the selector is cleared: the base can come back. */
+		s->sel = 0;
+		s->access |= SEG_A_UNUSABLE;
 	}
 }
 
@@ -873,6 +875,7 @@ static void op_syscall(struct cpu *c, const struct insn *in)
 	c->rflags |= 2;
 	c->seg[SEG_CS] = flat_seg(sel, FLAT_CODE64);
 	c->seg[SEG_SS] = flat_seg((uint16_t)(sel + 8), FLAT_DATA);
+	c->trap_now = c->rflags & FL_TF;
 	cpu_update_mode(c);
 }
 
@@ -892,6 +895,7 @@ static void op_sysret(struct cpu *c, const struct insn *in)
 			 (wide ? FLAT_CODE64 : FLAT_CODE32) | FLAT_USER);
 	c->seg[SEG_SS] =
 		flat_seg((uint16_t)((sel + 8) | 3), FLAT_DATA | FLAT_USER);
+	c->trap_now = c->rflags & FL_TF;
 	cpu_update_mode(c);
 }
 
@@ -1026,7 +1030,7 @@ static void op_popf(struct cpu *c, const struct insn *in)
 
 static void op_stac(struct cpu *c, const struct insn *in)
 {
-	if (!(c->cr4 & CR4_SMAP) || c->cpl != 0)
+	if (c->cpl != 0 || c->mode == MODE_VM86)
 		x86_ud(c);
 	if (in->imm2)
 		c->rflags |= FL_AC;
@@ -1259,6 +1263,8 @@ static void op_mov_to_dr(struct cpu *c, const struct insn *in)
 		c->dr6 = (v & 0xe00f) | 0xffff0ff0;
 	else
 		c->dr7 = (v & 0xffff23ff) | 0x400;
+	if (n != 6)
+		watch_update(c);
 	c->leave_block = true;
 }
 
@@ -1577,25 +1583,29 @@ static uint64_t get_edx_eax(struct cpu *c)
 
 static void op_rdmsr(struct cpu *c, const struct insn *in)
 {
-	uint32_t index = (uint32_t)c->gpr[R_RCX];
 	uint64_t v = 0;
 
 	need_cpl0(c);
-	if (!msr_read(c, index, &v) &&
-	    (!msr_unknown(c, index) || !msr_ask(c, index, false, &v)))
-		x86_gp(c, 0);
+	c->msr_unknown = false;
+	if (!msr_read(c, (uint32_t)c->gpr[R_RCX], &v)) {
+		if (!c->msr_unknown)
+			x86_gp(c, 0);
+		v = msr_ask(c, (uint32_t)c->gpr[R_RCX], false, 0);
+	}
 	set_edx_eax(c, v);
 }
 
 static void op_wrmsr(struct cpu *c, const struct insn *in)
 {
 	uint32_t index = (uint32_t)c->gpr[R_RCX];
-	uint64_t v = get_edx_eax(c);
 
 	need_cpl0(c);
-	if (!msr_write(c, index, v) &&
-	    (!msr_unknown(c, index) || !msr_ask(c, index, true, &v)))
-		x86_gp(c, 0);
+	c->msr_unknown = false;
+	if (!msr_write(c, index, get_edx_eax(c))) {
+		if (!c->msr_unknown)
+			x86_gp(c, 0);
+		msr_ask(c, index, true, get_edx_eax(c));
+	}
 	if (index == 0xc0000080)
 		cpu_update_mode(c);
 }
@@ -1714,11 +1724,13 @@ void cpu_reset(struct cpu *c, bool init_only)
 	memset(c->dr, 0, sizeof(c->dr));
 	c->dr6 = 0xffff0ff0;
 	c->dr7 = 0x400;
+	c->watch = c->trap_now = false;
+	c->db_hit = c->db_held = 0;
 
 	memset(&c->fault, 0, sizeof(c->fault));
 	c->delivering = c->inhibit = c->inhibit_ss = c->nmi_masked = false;
 	c->extint = false;
-	atomic_store(&c->nmi_pending, false);
+	atomic_store(&c->nmi_pending, 0);
 	c->replay.done = c->replay.at = 0;
 	c->replay.waiting = false;
 

@@ -141,14 +141,26 @@ static uint64_t area(struct cpu *c, const struct insn *in, unsigned size,
 	return lin;
 }
 
+/* Without REX.W the pointers are 32 bits wide, with a selector above. */
+static void cut_pointers(struct cpu *c, const struct insn *in, uint8_t *f)
+{
+	if (c->mode != MODE_64 || in->imm2)
+		return;
+	fx_put32(f, FX_FIP + 4, 0);
+	fx_put32(f, FX_FDP + 4, 0);
+}
+
 static void op_fxsave(struct cpu *c, const struct insn *in)
 {
+	uint8_t buf[512];
 	uint64_t lin;
 
 	check_fx(c);
 	lin = area(c, in, 512, true);
-	fx_put32(c->fpu, FX_MXCSR_MASK, MXCSR_VALID);
-	mem_write(c, in->seg, lin, c->fpu, fx_size(c));
+	memcpy(buf, c->fpu, sizeof(buf));
+	fx_put32(buf, FX_MXCSR_MASK, MXCSR_VALID);
+	cut_pointers(c, in, buf);
+	mem_write(c, in->seg, lin, buf, fx_size(c));
 }
 
 static void op_fxrstor(struct cpu *c, const struct insn *in)
@@ -162,6 +174,7 @@ static void op_fxrstor(struct cpu *c, const struct insn *in)
 	mem_read(c, in->seg, lin, buf, size);
 	if (fx32(buf, FX_MXCSR) & ~MXCSR_VALID)
 		x86_gp(c, 0);
+	cut_pointers(c, in, buf);
 	load_x87(c->fpu, buf);
 	fx_put32(c->fpu, FX_MXCSR, fx32(buf, FX_MXCSR));
 	memcpy(c->fpu + FX_XMM, buf + FX_XMM, size - FX_XMM);
@@ -188,7 +201,11 @@ static void store(struct cpu *c, const struct insn *in, uint64_t lin,
 		  uint64_t put, bool mxcsr)
 {
 	if (put & XC_X87) {
-		mem_write(c, in->seg, lin, c->fpu, FX_MXCSR);
+		uint8_t head[FX_MXCSR];
+
+		memcpy(head, c->fpu, sizeof(head));
+		cut_pointers(c, in, head);
+		mem_write(c, in->seg, lin, head, sizeof(head));
 		mem_write(c, in->seg, lin + FX_ST, c->fpu + FX_ST,
 			  FX_XMM - FX_ST);
 	}
@@ -281,6 +298,7 @@ static void restore(struct cpu *c, const struct insn *in, bool supervisor)
 	if (rfbm & bv & XC_AVX)
 		mem_read(c, in->seg, lin + FX_YMM, buf + FX_YMM, nvec(c));
 
+	cut_pointers(c, in, buf);
 	if (rfbm & bv & XC_X87)
 		load_x87(c->fpu, buf);
 	else if (rfbm & XC_X87)
@@ -306,7 +324,7 @@ static void op_xrstors(struct cpu *c, const struct insn *in)
 	restore(c, in, true);
 }
 
-insn_fn *bind_xsave(const struct decoded *d, struct insn *in)
+static insn_fn *handler(const struct decoded *d)
 {
 	switch (d->i.mnemonic) {
 	case ZYDIS_MNEMONIC_FXSAVE:
@@ -327,4 +345,13 @@ insn_fn *bind_xsave(const struct decoded *d, struct insn *in)
 	case ZYDIS_MNEMONIC_XRSTORS64: return op_xrstors;
 	default: return NULL;
 	}
+}
+
+insn_fn *bind_xsave(const struct decoded *d, struct insn *in)
+{
+	insn_fn *fn = handler(d);
+
+	if (fn)
+		in->imm2 = d->mode == MODE_64 && d->i.raw.rex.W;
+	return fn;
 }
