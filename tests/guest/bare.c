@@ -212,11 +212,16 @@ static uint64_t answer(const struct bare_entry *e, unsigned n)
 
 bool bare_log_step(struct bare *g, struct bare_log *log)
 {
+	bare_run(g);
+	return bare_log_exit(g, log);
+}
+
+bool bare_log_exit(struct bare *g, struct bare_log *log)
+{
 	struct bare_entry *e = &log->e[log->n];
 
 	if (log->n == BARE_LOG_MAX)
 		return false;
-	bare_run(g);
 	*e = bare_entry(&g->exit);
 	switch (e->reason) {
 	case HV_EXIT_PIO:

@@ -69,6 +69,23 @@ enum hv_exit_reason bare_run(struct bare *g);
 /* A vCPU's whole state; fails the program. */
 void bare_get(struct bare *g, unsigned groups, struct hv_state *s);
 
+/* -- programs ------------------------------------------------------------- */
+
+struct bare_program {
+	const char *name; /* NULL ends the table */
+	enum bare_mode mode;
+	const uint8_t *code, *end;
+};
+
+extern const struct bare_program bare_programs[];
+
+/* User code reads BARE_OUTPUT bytes at BARE_DATA and writes after them. */
+enum { BARE_OUTPUT = 0x800 };
+void bare_fill_input(uint8_t *data);
+/* As bare_start(), with input and end for user code. */
+void bare_start_program(struct bare *g, const char *engine,
+			const struct bare_program *p);
+
 /* -- exit logs ------------------------------------------------------------ */
 
 enum { BARE_LOG_MAX = 512 };
@@ -95,6 +112,8 @@ struct bare_entry bare_entry(const struct hv_exit *e);
  */
 enum { BARE_END = 0x5ff };
 bool bare_log_step(struct bare *g, struct bare_log *log);
+/* The same for an exit that is there already, in g->exit. */
+bool bare_log_exit(struct bare *g, struct bare_log *log);
 /* Index of the first difference, or -1. */
 int bare_log_diff(const struct bare_log *a, const struct bare_log *b);
 void bare_log_print(const char *name, const struct bare_entry *e);
