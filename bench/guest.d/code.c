@@ -114,6 +114,7 @@ static uint64_t cold(uint64_t n)
 
 /* -- 1024 compiled functions, called in no order ------------------------- */
 
+/* clang-format off */
 #define F(i) \
 	__attribute__((noinline)) static uint32_t f##i(uint32_t x) \
 	{ \
@@ -145,7 +146,6 @@ static uint64_t cold(uint64_t n)
 	A16(i##2) A16(i##3) A16(i##4) A16(i##5) A16(i##6) A16(i##7) A16(i##8) \
 		A16(i##9) A16(i##a) A16(i##b) A16(i##c) A16(i##d) A16(i##e) \
 			A16(i##f)
-/* clang-format off */
 F256(0) F256(1) F256(2) F256(3)
 
 static const function compiled[] = { A256(0) A256(1) A256(2) A256(3) };

@@ -6,8 +6,8 @@
  *   runner --list            names of all workloads
  *
  * As process 1 it takes the same words from the kernel's command line, as
- * bench.scale=S and bench.run=NAME,..., and powers off at the end.  What it
- * says to the driver outside:
+ * bench.scale=S and bench.run=NAME,..., and powers off at the end (or waits,
+ * with bench.stay=1).  What it says to the driver outside:
  *
  *   @init UPTIME             user space lives
  *   @begin NAME
@@ -183,16 +183,15 @@ static char *word_of(char *cmdline, const char *key)
 _Noreturn static void be_init(void)
 {
 	static char cmdline[4096], copy[4096];
-	double up = 0;
-	char *names, *scale;
+	char up[32] = "0", *names, *scale;
 	FILE *f;
 
 	mount("d", "/dev", "devtmpfs", 0, NULL);
 	mount("p", "/proc", "proc", 0, NULL);
 	f = fopen("/proc/uptime", "r");
-	if (!f || fscanf(f, "%lf", &up) != 1)
-		up = 0;
-	printf("@init %.2f\n", up);
+	if (!f || fscanf(f, "%31s", up) != 1)
+		up[0] = 0;
+	printf("@init %s\n", up);
 	flush();
 	mount("s", "/sys", "sysfs", 0, NULL);
 	mount("t", "/tmp", "tmpfs", 0, NULL);
@@ -208,9 +207,11 @@ _Noreturn static void be_init(void)
 	scale = word_of(copy, "bench.scale=");
 	for (char *n = names ? strtok(names, ",") : NULL; n;
 	     n = strtok(NULL, ","))
-		run(n, scale ? atof(scale) : 1);
+		run(n, scale ? strtod(scale, NULL) : 1);
 	printf("@done\n");
 	flush();
+	if (strstr(copy, "bench.stay="))
+		pause();
 	reboot(strstr(copy, "reboot=t") ? RB_AUTOBOOT : RB_POWER_OFF);
 	for (;;)
 		pause();
@@ -235,7 +236,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	for (int i = 2; i < argc; i++)
-		run(argv[i], atof(argv[1]));
+		run(argv[i], strtod(argv[1], NULL));
 	puts("@done");
 	return 0;
 }
