@@ -360,6 +360,9 @@ struct hv_state {
 		bool nmi_pending, nmi_masked;
 		bool sti_shadow, movss_shadow;
 		uint32_t sipi_vector;
+		/* Level-triggered vectors that have ended and whose
+		 * HV_EXIT_EOI is still to come; bit v % 64 of [v / 64]. */
+		uint64_t eoi_pending[4];
 	} event;
 };
 

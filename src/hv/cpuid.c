@@ -105,7 +105,8 @@ static uint32_t signature(const struct build *b)
 #define KVM_FEATURES \
 	(BIT(0) /* CLOCKSOURCE */ | BIT(1) /* NOP_IO_DELAY */ | \
 	 BIT(3) /* CLOCKSOURCE2 */ | BIT(5) /* STEAL_TIME */ | \
-	 BIT(6) /* PV_EOI */ | BIT(11) /* PV_SEND_IPI */ | \
+	 BIT(6) /* PV_EOI */ | BIT(7) /* PV_UNHALT */ | \
+	 BIT(9) /* PV_TLB_FLUSH */ | BIT(11) /* PV_SEND_IPI */ | \
 	 BIT(12) /* POLL_CONTROL */ | BIT(13) /* PV_SCHED_YIELD */ | \
 	 BIT(24) /* CLOCKSOURCE_STABLE */)
 

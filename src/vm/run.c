@@ -185,7 +185,8 @@ static void do_window(struct vcpu *cpu)
 {
 	struct vm *vm = cpu->vm;
 
-	if (cpu == &vm->cpu[0] && pic_output(vm->pic))
+	/* Any CPU: the IOAPIC can send ExtINT where it likes. */
+	if (pic_output(vm->pic))
 		hv_vcpu_inject(cpu->hv, pic_acknowledge(vm->pic));
 	hv_vcpu_want_window(cpu->hv, cpu == &vm->cpu[0] && pic_output(vm->pic));
 }

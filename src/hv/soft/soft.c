@@ -197,6 +197,13 @@ static bool window_open(struct cpu *c)
 	       !c->extint && !c->fault.pending;
 }
 
+static bool wants_window(struct cpu *c)
+{
+	return atomic_load_explicit(&c->extint_msi, memory_order_relaxed) ||
+	       (atomic_load_explicit(&c->want_window, memory_order_relaxed) &&
+		lapic_accepts_extint(c));
+}
+
 /*
  * One NMI is latched while another is served; when none is, the first of two
  * is as good as served.  true: one is to be delivered.
@@ -229,8 +236,8 @@ static bool take_events(struct cpu *c)
 		set_event(c, EVENT_INT, c->extint_vector);
 		return true;
 	}
-	if (atomic_load_explicit(&c->want_window, memory_order_relaxed) &&
-	    lapic_accepts_extint(c)) {
+	if (unlikely(wants_window(c))) {
+		atomic_store(&c->extint_msi, false);
 		c->exit->reason = HV_EXIT_IRQ_WINDOW;
 		return false;
 	}
@@ -412,8 +419,9 @@ static bool wait_runnable(struct cpu *c)
 			if (atomic_load(&c->nmi_pending) ||
 			    (c->rflags & FL_IF &&
 			     (lapic_has_irq(c) || c->extint ||
-			      (atomic_load(&c->want_window) &&
-			       lapic_accepts_extint(c))))) {
+			      wants_window(c))) ||
+			    atomic_load(&c->pv_kicked)) {
+				atomic_store(&c->pv_kicked, false);
 				c->mp = HV_MP_RUNNABLE;
 				c->irq_check = true;
 				break;
@@ -421,7 +429,11 @@ static bool wait_runnable(struct cpu *c)
 		}
 		if (!atomic_load(&c->request)) {
 			c->stats.exec_ns += now_ns();
+			if (halted)
+				kvmpv_sleep(c);
 			cpu_sleep(c, halted);
+			if (halted)
+				kvmpv_wake(c);
 			c->stats.exec_ns -= now_ns();
 		}
 		if (atomic_load(&c->request) && !serve_requests(c))

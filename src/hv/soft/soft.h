@@ -353,6 +353,8 @@ struct cpu {
 	_Atomic uint32_t nmi_pending; /* sent; at most two are kept */
 	bool extint;		      /* hv_vcpu_inject()ed vector waits */
 	uint8_t extint_vector;
+	_Atomic bool extint_msi; /* an ExtINT message asks for the PIC */
+	_Atomic bool pv_kicked;	 /* a hypercall ends this or the next HLT */
 	enum hv_mp_state mp;
 	uint32_t sipi_vector;
 	unsigned debug; /* HV_DEBUG_* */
@@ -535,6 +537,9 @@ int lapic_set(struct cpu *c, const uint8_t *regs);
 bool kvmpv_msr_read(struct cpu *c, uint32_t index, uint64_t *value);
 bool kvmpv_msr_write(struct cpu *c, uint32_t index, uint64_t value);
 void kvmpv_enter(struct cpu *c); /* start of each run: refresh the clock */
+/* Around a halted vCPU's sleep: others need not send it TLB flushes. */
+void kvmpv_sleep(struct cpu *c);
+void kvmpv_wake(struct cpu *c);
 uint64_t kvmpv_hypercall(struct cpu *c); /* vmcall: result for rax */
 
 /* fpu.c */

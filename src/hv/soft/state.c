@@ -169,6 +169,12 @@ static void get_event(struct cpu *c, struct hv_state *s)
 	s->event.movss_shadow = c->inhibit_ss;
 	s->event.sti_shadow = c->inhibit && !c->inhibit_ss;
 	s->event.sipi_vector = c->sipi_vector;
+	for (unsigned i = 0; i < 8; i++)
+		s->event.eoi_pending[i / 2] |= (uint64_t)c->lapic->eoi[i]
+					       << (i % 2 * 32);
+	/* A kick ends HLT: see HC_KICK_CPU. */
+	if (s->event.mp == HV_MP_HALTED && atomic_load(&c->pv_kicked))
+		s->event.mp = HV_MP_RUNNABLE;
 }
 
 int soft_get(struct hv_vcpu *cpu, unsigned groups, struct hv_state *s)
@@ -364,6 +370,14 @@ static void set_event(struct cpu *c, const struct hv_state *s)
 	c->inhibit = s->event.sti_shadow || s->event.movss_shadow;
 	c->inhibit_ss = s->event.movss_shadow;
 	c->sipi_vector = s->event.sipi_vector;
+	c->lapic->pending_eoi = false;
+	for (unsigned i = 0; i < 8; i++) {
+		c->lapic->eoi[i] =
+			(uint32_t)(s->event.eoi_pending[i / 2] >> (i % 2 * 32));
+		if (c->lapic->eoi[i])
+			c->lapic->pending_eoi = true;
+	}
+	atomic_store(&c->pv_kicked, false);
 	if (s->event.nmi_pending)
 		cpu_request(c, REQ_NMI);
 }

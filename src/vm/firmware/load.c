@@ -232,6 +232,43 @@ static void make_bios_data(struct load *l)
 	mem_copy_in(l->mem, 0x400, bda, sizeof(bda));
 }
 
+/*
+ * The MTRRs as firmware leaves them: all is write-back, but for the adapters
+ * below 1 MiB and the hole below 4 GiB.  Linux has no PAT without them.
+ */
+static int set_mtrrs(struct load *l)
+{
+	uint64_t phys = BIT(hv_vm_caps(l->vm->hv)->phys_bits) - 1;
+	const uint64_t wb = 0x0606060606060606, wp = 0x0505050505050505;
+	const struct hv_msr_value m[] = {
+		{ 0x250, wb },
+		{ 0x258, wb },
+		{ 0x259, 0 },
+		{ 0x268, 0 },
+		{ 0x269, 0 },
+		{ 0x26a, 0 },
+		{ 0x26b, 0 },
+		{ 0x26c, wp },
+		{ 0x26d, wp },
+		{ 0x26e, wp },
+		{ 0x26f, wp },
+		{ 0x200, MMIO32_BASE },
+		{ 0x201, (phys & ~(BIT(30) - 1)) | BIT(11) },
+		{ 0x2ff, BIT(11) | BIT(10) | 6 },
+	};
+	struct hv_state *s = calloc(1, sizeof(*s));
+	int ret = 0;
+
+	if (!s)
+		return error_errno(l->err, -ENOMEM, "the MTRRs");
+	memcpy(s->msr, m, sizeof(m));
+	s->nmsrs = ARRAY_SIZE(m);
+	for (unsigned i = 0; i < l->vm->ncpus && !ret; i++)
+		ret = hv_vcpu_set(l->vm->cpu[i].hv, HV_STATE_MSR, s);
+	free(s);
+	return ret ? error_errno(l->err, ret, "setting the MTRRs") : 0;
+}
+
 static int load_any(struct load *l)
 {
 	const struct blob *k = &l->kernel;
@@ -272,6 +309,8 @@ int firmware_load(struct vm *vm, const struct vm_config *cfg, uint64_t rsdp,
 		make_bios_data(&l);
 		ret = load_any(&l);
 	}
+	if (!ret)
+		ret = set_mtrrs(&l);
 	free(l.kernel.data);
 	free(l.initrd.data);
 	return ret;

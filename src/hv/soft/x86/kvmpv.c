@@ -142,6 +142,39 @@ static bool write_steal(struct cpu *c, uint64_t value)
 	return true;
 }
 
+static uint8_t *preempted(struct cpu *c)
+{
+	struct steal_time *g;
+
+	if (!(c->msr.kvm_steal & 1))
+		return NULL;
+	g = phys_ptr(c->vm, c->msr.kvm_steal & ~0x3full, sizeof(*g));
+	return g ? &g->preempted : NULL;
+}
+
+enum { PREEMPTED = 1, FLUSH_TLB = 2 };
+
+void kvmpv_sleep(struct cpu *c)
+{
+	uint8_t *p = preempted(c);
+
+	if (!p)
+		return;
+	__atomic_store_n(p, PREEMPTED, __ATOMIC_SEQ_CST);
+	phys_written(c->vm, c, c->msr.kvm_steal & ~0x3full, 64);
+}
+
+void kvmpv_wake(struct cpu *c)
+{
+	uint8_t *p = preempted(c);
+
+	if (!p)
+		return;
+	if (__atomic_exchange_n(p, 0, __ATOMIC_SEQ_CST) & FLUSH_TLB)
+		tlb_flush(c, true);
+	phys_written(c->vm, c, c->msr.kvm_steal & ~0x3full, 64);
+}
+
 /* -- PV EOI --------------------------------------------------------------- */
 
 static uint8_t *eoi_byte(struct cpu *c)
@@ -259,12 +292,10 @@ uint64_t kvmpv_hypercall(struct cpu *c)
 		return HC_EPERM;
 	switch (nr) {
 	case HC_KICK_CPU:
-		/*
-		 * There is no way to wake a vCPU that halted with interrupts
-		 * off, so PV_UNHALT is not offered: a look is all it gets.
-		 */
-		if (a1 < HV_MAX_VCPUS && c->vm->cpu[a1])
+		if (a1 < HV_MAX_VCPUS && c->vm->cpu[a1]) {
+			atomic_store(&c->vm->cpu[a1]->pv_kicked, true);
 			cpu_request(c->vm->cpu[a1], REQ_IRQ);
+		}
 		return 0;
 	case HC_SEND_IPI:
 		return send_ipi(c, a0, a1, (uint32_t)a2, (uint32_t)a3);

@@ -178,8 +178,11 @@ static bool deliver(struct cpu *t, unsigned mode, uint8_t vector, bool level)
 		__atomic_store_n(&t->sipi_vector, vector, __ATOMIC_SEQ_CST);
 		cpu_request(t, REQ_SIPI);
 		return true;
-	default: /* SMI and ExtINT: no SMM; the PIC has its own way in */
+	case DM_EXTINT: /* the owner of the PIC has the vector */
+		atomic_store(&t->extint_msi, true);
+		cpu_request(t, REQ_WINDOW);
 		return true;
+	default: /* SMI: there is no SMM */ return true;
 	}
 }
 

@@ -279,6 +279,9 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 	case 0x3a:
 		*value = 1; /* locked, nothing enabled */
 		return true;
+	case 0xc0010015:
+		*value = BIT(24); /* the TSC counts at the P0 frequency */
+		return true;
 	case 0xc0011029:
 		*value = BIT(1); /* LFENCE serializes */
 		return true;
@@ -311,7 +314,6 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 	case 0xd90:
 	case 0xc0010000 ... 0xc0010007:
 	case 0xc0010010:
-	case 0xc0010015:
 	case 0xc001001a:
 	case 0xc001001d:
 	case 0xc001001f:

@@ -744,11 +744,12 @@ static void op_iret(struct cpu *c, const struct insn *in)
 	unsigned size = in->opsize;
 	struct segreg cs, ss = { 0 };
 	uint64_t rip, flags, mask, lin, sp = 0;
-	bool outer, full;
+	bool outer, full, virt;
 	struct stk s;
 	uint16_t sel;
 
-	if (c->mode == MODE_VM86 && iopl(c) < 3)
+	virt = c->mode == MODE_VM86 && iopl(c) < 3;
+	if (virt && (!(c->cr4 & CR4_VME) || size != 2))
 		x86_gp(c, 0);
 	if (is_protected(c) && (c->rflags & FL_NT)) {
 		if (c->efer & EFER_LMA)
@@ -768,6 +769,14 @@ static void op_iret(struct cpu *c, const struct insn *in)
 			mask &= ~(uint64_t)FL_IOPL;
 		if (rip > 0xffff && rip > c->seg[SEG_CS].limit)
 			x86_gp(c, 0);
+		if (virt && ((flags & FL_TF) ||
+			     ((flags & FL_IF) && (c->rflags & FL_VIP))))
+			x86_gp(c, 0);
+		if (virt) {
+			mask |= FL_VIF;
+			flags = (flags & ~(uint64_t)FL_VIF) |
+				(flags & FL_IF ? FL_VIF : 0);
+		}
 		stk_commit_sp(c, &s);
 		c->nmi_masked = false;
 		put_flags(c, flags, mask);
@@ -816,8 +825,52 @@ static void debug_exit(struct cpu *c, uint8_t vector)
 	cpu_leave(c);
 }
 
+/* Does the TSS leave INT n to the 8086 program (CR4.VME, SDM 3B 21.3.3)? */
+static bool redirected(struct cpu *c, uint8_t n)
+{
+	const struct segreg *tr = &c->seg[SEG_TR];
+	unsigned at;
+
+	if (c->mode != MODE_VM86 || !(c->cr4 & CR4_VME))
+		return false;
+	if ((tr->access & SEG_A_UNUSABLE) || !(tr->access & 8) ||
+	    tr->limit < 0x67)
+		x86_gp(c, 0);
+	at = ld16(c, SEG_SYS, tr->base + 0x66) + n / 8u - 32;
+	if (at > tr->limit)
+		x86_gp(c, 0);
+	return !(ld8(c, SEG_SYS, tr->base + at) >> (n & 7) & 1);
+}
+
+/* As in real mode, with VIF for IF below IOPL 3. */
+static void int_8086(struct cpu *c, uint8_t n)
+{
+	uint32_t vec = ld32(c, SEG_SYS, n * 4u);
+	uint64_t flags = c->rflags & ~(uint64_t)FL_NT, clear = FL_TF | FL_IF;
+	struct stk s;
+
+	if (iopl(c) < 3) {
+		flags = (flags & ~(uint64_t)FL_IF) | FL_IOPL;
+		if (flags & FL_VIF)
+			flags |= FL_IF;
+		clear = FL_TF | FL_VIF;
+	}
+	stk_current(c, &s);
+	stk_push(c, &s, 2, flags);
+	stk_push(c, &s, 2, c->seg[SEG_CS].sel);
+	stk_push(c, &s, 2, c->gpr[R_NEXT]);
+	stk_commit_sp(c, &s);
+	c->rflags &= ~(clear | FL_NT | FL_RF);
+	c->soft_event = true;
+	commit_cs(c, seg_real(c, SEG_CS, (uint16_t)(vec >> 16)), (uint16_t)vec);
+}
+
 static void op_int(struct cpu *c, const struct insn *in)
 {
+	if (redirected(c, (uint8_t)in->imm)) {
+		int_8086(c, (uint8_t)in->imm);
+		return;
+	}
 	if (c->mode == MODE_VM86 && iopl(c) < 3)
 		x86_gp(c, 0);
 	x86_deliver(c, EVENT_SOFT_INT, (uint8_t)in->imm, false, 0);
@@ -1725,6 +1778,8 @@ void cpu_reset(struct cpu *c, bool init_only)
 	c->dr6 = 0xffff0ff0;
 	c->dr7 = 0x400;
 	c->watch = c->trap_now = false;
+	atomic_store(&c->extint_msi, false);
+	atomic_store(&c->pv_kicked, false);
 	c->db_hit = c->db_held = 0;
 
 	memset(&c->fault, 0, sizeof(c->fault));
