@@ -285,13 +285,18 @@ static void run_block(struct cpu *c, const struct block *b)
 	c->stats.instructions += i;
 }
 
+static uint64_t linear_rip(struct cpu *c)
+{
+	if (c->mode == MODE_64)
+		return c->rip;
+	return (uint32_t)(c->rip + c->seg[SEG_CS].base);
+}
+
 /* Instruction breakpoints of DR7 that match rip; their bits in DR6. */
 static uint64_t breakpoints(struct cpu *c)
 {
-	uint64_t hit = 0, lin = c->rip;
+	uint64_t hit = 0, lin = linear_rip(c);
 
-	if (c->mode != MODE_64)
-		lin = (uint32_t)(lin + c->seg[SEG_CS].base);
 	for (unsigned i = 0; i < 4; i++)
 		if ((c->dr7 >> (2 * i)) & 3 &&
 		    !((c->dr7 >> (16 + 4 * i)) & 3) && c->dr[i] == lin)
@@ -304,7 +309,7 @@ static bool debug_trap(struct cpu *c, uint64_t dr6, bool debugger)
 {
 	if (debugger || c->debug & HV_DEBUG_DB) {
 		c->exit->reason = HV_EXIT_DEBUG;
-		c->exit->debug.rip = c->rip;
+		c->exit->debug.rip = linear_rip(c);
 		c->exit->debug.dr6 = dr6;
 		c->exit->debug.vector = VEC_DB;
 		return false;
@@ -382,7 +387,7 @@ static bool run_one(struct cpu *c, bool resumed)
 	flags = b->in[0].flags;
 	if (c->debug & HV_DEBUG_BP && b->in[0].bytes[0] == 0xcc) {
 		c->exit->reason = HV_EXIT_DEBUG;
-		c->exit->debug.rip = c->rip;
+		c->exit->debug.rip = linear_rip(c);
 		c->exit->debug.dr6 = 0;
 		c->exit->debug.vector = VEC_BP;
 		return false;
