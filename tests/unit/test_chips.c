@@ -90,6 +90,8 @@ static const struct uart_arg uart_arg = {
 	{ on_wire, NULL, 0 }, 0x3f8, on_output, NULL
 };
 
+static const struct hpet_arg hpet_arg = { .irq = { { on_wire, NULL, 0 } } };
+
 static struct dev *make(const struct dev_class *class, const void *arg)
 {
 	dev_destroy(b.last);
@@ -220,6 +222,26 @@ static void test_uart(void **state)
 	assert_int_equal(in(0x3f8, 1), 'x');
 }
 
+/* A masked periodic comparator goes on, in step, without a timer of ours. */
+static void test_masked_hpet(void)
+{
+	uint64_t first, now;
+
+	poke(HPET_BASE + 0x100, 0x48, 8); /* periodic, value follows */
+	first = peek(HPET_BASE + 0xf0, 8) + 100000;
+	poke(HPET_BASE + 0x108, first, 8);
+	poke(HPET_BASE + 0x108, 100000, 8); /* 1 ms */
+	usleep(5000);
+	now = peek(HPET_BASE + 0xf0, 8);
+	assert_true(peek(HPET_BASE + 0x108, 8) > now);
+	assert_int_equal((peek(HPET_BASE + 0x108, 8) - first) % 100000, 0);
+	b.edges = 0;
+	poke(HPET_BASE + 0x100, 0xc, 8);
+	usleep(30000);
+	assert_true(b.edges > 5);
+	poke(HPET_BASE + 0x100, 0x8, 8);
+}
+
 static void test_time(void **state)
 {
 	uint32_t a;
@@ -236,11 +258,12 @@ static void test_time(void **state)
 	out(0x42, 0, 1);
 	usleep(1000);
 	assert_true(in(0x61, 1) & 0x20);
-	make(&hpet_class, NULL);
+	make(&hpet_class, &hpet_arg);
 	poke(HPET_BASE + 0x10, 1, 8);
 	a = peek(HPET_BASE + 0xf0, 8);
 	usleep(1000);
 	assert_true(peek(HPET_BASE + 0xf0, 8) >= a + 100000);
+	test_masked_hpet();
 	make(&mc146818_class, NULL);
 	out(0x70, 0x32, 1);
 	assert_int_equal(in(0x71, 1), 0x20);

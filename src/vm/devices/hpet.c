@@ -30,6 +30,7 @@ struct comparator {
 	uint64_t config, cmp, period;
 	uint64_t due; /* counter, extended to 64 bits */
 	bool armed;
+	bool asleep; /* periodic, and nobody is told: cmp is behind */
 	struct chip_timer timer;
 };
 
@@ -64,12 +65,26 @@ static void wire(struct hpet *h, unsigned n, bool on)
 		irq_set(&h->arg.irq[pin], on);
 }
 
+/* With the periods from due to now, nobody having been told of them. */
+static void catch_up(struct hpet *h, struct comparator *t)
+{
+	uint64_t now = counter(h), periods;
+
+	if (!t->asleep || now < t->due || !t->period)
+		return;
+	periods = (now - t->due) / t->period + 1;
+	t->due += periods * t->period;
+	t->cmp += periods * t->period;
+	if (t->config & T_32BIT)
+		t->cmp = (uint32_t)t->cmp;
+}
+
 static void schedule(struct hpet *h, unsigned n)
 {
 	struct comparator *t = &h->t[n];
 	uint64_t now = counter(h), delta;
 
-	t->armed = false;
+	t->armed = t->asleep = false;
 	if (!(h->config & ENABLE)) {
 		chip_timer_set(&t->timer, CHIP_TIMER_OFF);
 		return;
@@ -81,6 +96,15 @@ static void schedule(struct hpet *h, unsigned n)
 	t->due = now + delta;
 	/* A comparator of the past comes round in 5000 years. */
 	if (delta > INT64_MAX / 16) {
+		chip_timer_set(&t->timer, CHIP_TIMER_OFF);
+		return;
+	}
+	/*
+	 * A guest that has a better timer masks this one and leaves it: the
+	 * host need not wake up for it.  ISR does not depend on the mask.
+	 */
+	if ((t->config & T_PERIODIC) && !(t->config & (T_ENABLE | T_LEVEL))) {
+		t->asleep = true;
 		chip_timer_set(&t->timer, CHIP_TIMER_OFF);
 		return;
 	}
@@ -150,7 +174,7 @@ static uint64_t reg_read(struct hpet *h, unsigned reg)
 		return 0;
 	switch (reg & 0x18) {
 	case 0: return (uint64_t)ROUTES << 32 | T_CAPS | h->t[n].config;
-	case 8: return h->t[n].cmp;
+	case 8: catch_up(h, &h->t[n]); return h->t[n].cmp;
 	default: return 0;
 	}
 }
@@ -163,6 +187,8 @@ static void write_config(struct hpet *h, uint64_t v)
 		return;
 	for (unsigned n = 0; n < TIMERS; n++)
 		wire(h, n, false);
+	for (unsigned n = 0; n < TIMERS; n++)
+		catch_up(h, &h->t[n]);
 	h->config = v & (ENABLE | LEGACY);
 	if (!(old & ENABLE) && (v & ENABLE))
 		h->offset = h->stopped - dev_now(&h->dev) / TICK_NS;
@@ -177,6 +203,7 @@ static void write_timer(struct hpet *h, unsigned n, unsigned reg, uint64_t v)
 	struct comparator *t = &h->t[n];
 	unsigned pin;
 
+	catch_up(h, t);
 	if (reg == 0) {
 		if ((t->config & T_LEVEL) && (h->isr & BIT(n)))
 			wire(h, n, false);
@@ -311,6 +338,8 @@ static void hpet_state(struct dev *dev, struct state *s)
 {
 	struct hpet *h = hpet_of(dev);
 
+	for (unsigned n = 0; n < TIMERS; n++)
+		catch_up(h, &h->t[n]);
 	state_u64(s, "config", &h->config);
 	state_u64(s, "isr", &h->isr);
 	state_u64(s, "offset", &h->offset);

@@ -109,9 +109,9 @@ static bool listens(const struct uart *u)
 {
 	if (u->mcr & MCR_LOOP)
 		return false;
-	/* A probe turns interrupts on, too, but keeps the gate shut. */
+	/* A driver that comes up still clears the FIFO; RTS is its last word. */
 	return u->mcr & MCR_RTS || u->polls >= POLLS ||
-	       (u->ier & IER_RX && u->mcr & MCR_OUT2);
+	       (u->ier & IER_RX && u->mcr & MCR_OUT2 && u->fcr & FCR_ON);
 }
 
 static bool receive(struct uart *u, uint8_t byte)
