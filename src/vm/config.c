@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -262,22 +263,52 @@ static void problem(struct problems *p, const char *fmt, ...)
 		p->f(p->opaque, text);
 }
 
-static void check_file(struct problems *p, const char *path, bool disk)
+static void check_file(struct problems *p, const char *what, const char *path,
+		       bool disk)
 {
 	struct stat st;
 
 	if (stat(path, &st) < 0) {
-		problem(p, "%s: %s", path, strerror(errno));
+		problem(p, "%s %s: %s", what, path, strerror(errno));
 		return;
 	}
 	if (S_ISDIR(st.st_mode))
-		problem(p, "%s: is a directory", path);
+		problem(p, "%s %s: is a directory; a file is needed", what,
+			path);
 	else if (!disk && !S_ISREG(st.st_mode))
-		problem(p, "%s: is not a regular file", path);
+		problem(p, "%s %s: is not a regular file", what, path);
+	else if (disk && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		problem(p, "%s %s: is neither a file nor a block device", what,
+			path);
 	else if (S_ISREG(st.st_mode) && st.st_size == 0)
-		problem(p, "%s: is empty", path);
+		problem(p, "%s %s: is empty%s", what, path,
+			disk ? "; give it a size with truncate -s 20G" : "");
 	else if (access(path, R_OK) < 0)
-		problem(p, "%s: %s", path, strerror(errno));
+		problem(p, "%s %s: %s", what, path, strerror(errno));
+}
+
+/* RAM is given as it is touched, so more than there is may well work. */
+enum { MAX_OVERCOMMIT = 4 };
+
+static void check_memory(struct problems *p, uint64_t size)
+{
+	struct sysinfo host;
+	uint64_t have;
+
+	if (size < MIN_MEMORY)
+		problem(p, "memory: at least 2 MiB are needed");
+	else if (size > MAX_MEMORY)
+		problem(p, "memory: at most 1 TiB is possible");
+	else if (size & 0xfff)
+		problem(p, "memory: must be a multiple of 4096 bytes");
+	if (p->n || sysinfo(&host))
+		return;
+	have = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
+	if (size / MAX_OVERCOMMIT > have)
+		problem(p,
+			"memory: %llu MiB, and this host has %llu; give less",
+			(unsigned long long)(size >> 20),
+			(unsigned long long)(have >> 20));
 }
 
 unsigned vm_config_validate(const struct vm_config *cfg,
@@ -303,19 +334,14 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 	if (cfg->cpus < 1 || cfg->cpus > VM_MAX_CPUS)
 		problem(&p, "%u CPUs: 1 to %d are possible", cfg->cpus,
 			VM_MAX_CPUS);
-	if (cfg->memory < MIN_MEMORY)
-		problem(&p, "memory: at least 2 MiB are needed");
-	else if (cfg->memory > MAX_MEMORY)
-		problem(&p, "memory: at most 1 TiB is possible");
-	else if (cfg->memory & 0xfff)
-		problem(&p, "memory: must be a multiple of 4096 bytes");
+	check_memory(&p, cfg->memory);
 	if (!cfg->kernel)
 		problem(&p, "a kernel is needed");
 	else
-		check_file(&p, cfg->kernel, false);
+		check_file(&p, "kernel", cfg->kernel, false);
 	if (cfg->initrd)
-		check_file(&p, cfg->initrd, false);
+		check_file(&p, "initrd", cfg->initrd, false);
 	for (unsigned i = 0; i < cfg->ndisks; i++)
-		check_file(&p, cfg->disk[i].path, true);
+		check_file(&p, "disk", cfg->disk[i].path, true);
 	return p.n;
 }

@@ -270,6 +270,12 @@ static int raw_open(struct block *b, const struct block_config *cfg,
 					O_CLOEXEC | O_NONBLOCK);
 	if (r->fd < 0 && errno == EISDIR)
 		return error_set(err, -EISDIR, "%s: is a directory", cfg->path);
+	if (r->fd < 0 && !cfg->readonly &&
+	    (errno == EACCES || errno == EROFS || errno == EPERM))
+		return error_set(err, -errno,
+				 "%s: %s; attach it readonly or "
+				 "make it writable",
+				 cfg->path, strerror(errno));
 	if (r->fd < 0)
 		return error_errno(err, -errno, "%s", cfg->path);
 	ret = find_size(r, cfg->path, err);
