@@ -227,22 +227,35 @@ void tlb_flush_page(struct cpu *c, uint64_t va)
 	c->tlb_gen++;
 }
 
+static void protect_piece(struct tlb_entry *tlb, unsigned piece,
+			  const uint8_t *host)
+{
+	unsigned first = piece * (TLB_SIZE / 64);
+
+	for (unsigned i = first; i < first + TLB_SIZE / 64; i++) {
+		struct tlb_entry *e = &tlb[i];
+
+		if (e->tag_w != tag_none(i) &&
+		    e->tag_w + e->addend == (uintptr_t)host)
+			e->tag_w = tag_none(i);
+	}
+}
+
 /* Take write permission for a host page out of every TLB; world stopped. */
 static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
 {
 	for (unsigned n = 0; n < vm->vm.max_vcpus; n++) {
 		struct cpu *c = vm->cpu[n];
 
-		if (!c)
-			continue;
-		for (unsigned m = 0; m < MMU_COUNT; m++)
-			for (unsigned i = 0; i < TLB_SIZE; i++) {
-				struct tlb_entry *e = &c->tlb[m][i];
+		for (unsigned m = 0; c && m < MMU_COUNT; m++) {
+			uint64_t touched = c->tlb_touched[m];
 
-				if (e->tag_w != tag_none(i) &&
-				    e->tag_w + e->addend == (uintptr_t)host)
-					e->tag_w = tag_none(i);
-			}
+			for (; touched; touched &= touched - 1)
+				protect_piece(
+					c->tlb[m],
+					(unsigned)__builtin_ctzll(touched),
+					host);
+		}
 	}
 }
 
