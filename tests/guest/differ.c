@@ -901,6 +901,7 @@ static bool compare(const struct insn *in, const struct state *s,
 	};
 	uint64_t flags = 0xc00 | ARITH;
 	bool same = true;
+	uint32_t mx;
 
 #define DIFF(name, field, size) \
 	do { \
@@ -952,6 +953,15 @@ static bool compare(const struct insn *in, const struct state *s,
 		DIFF("rflags", rflags, 4);
 	complete(a->fpu);
 	complete(b->fpu);
+	/*
+	 * PE of an unmasked underflow or overflow is that of a result with
+	 * an exponent of any size; the engine has PE of the masked result.
+	 */
+	memcpy(&mx, a->fpu + 24, 4);
+	if (a->vector == 19 && mx & ~(mx >> 7) & 0x18) {
+		a->fpu[24] |= 0x20;
+		b->fpu[24] |= 0x20;
+	}
 	/* Whether an MMX instruction that faults has left x87 mode. */
 	if (a->vector != 3 && uses_mmx(in))
 		memcpy(b->fpu, a->fpu, 24);
