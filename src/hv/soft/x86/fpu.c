@@ -1111,7 +1111,7 @@ static void op_maskmov(struct cpu *c, const struct insn *in)
 static void op_gather(struct cpu *c, const struct insn *in)
 {
 	const struct thunk *t = in->aux;
-	uint8_t mask[32], idx[32], v[32];
+	uint8_t mask[32], done[32], idx[32], v[32], old[32], part[32];
 	unsigned n = t->vl / MAX(t->es, t->is);
 	uint64_t base = c->gpr[in->base] + (uint64_t)in->disp;
 
@@ -1121,20 +1121,32 @@ static void op_gather(struct cpu *c, const struct insn *in)
 	vget(c, t->vvvv, mask);
 	vget(c, t->rm, idx);
 	vget(c, t->reg, v);
+	memcpy(done, mask, sizeof(done));
+	memcpy(old, v, sizeof(old));
+	memcpy(part, v, sizeof(part));
 	memset(v + n * t->es, 0, 32 - n * t->es);
 	for (unsigned i = 0; i < n; i++) {
-		uint64_t off =
-			t->is == 8
-				? fx64(idx, i * 8)
-				: (uint64_t)(int64_t)(int32_t)fx32(idx, i * 4);
+		uint64_t lin, off = t->is == 8
+					    ? fx64(idx, i * 8)
+					    : (uint64_t)(int64_t)(int32_t)fx32(
+						      idx, i * 4);
 
-		if (!sign(mask, i, t->es))
-			continue;
-		off = base + (off << t->scale);
-		if (in->adsize == 4)
-			off = (uint32_t)off;
-		mem_read(c, in->seg, seg_linear(c, in->seg, off, t->es, false),
-			 v + i * t->es, t->es);
+		if (sign(mask, i, t->es)) {
+			off = base + (off << t->scale);
+			if (in->adsize == 4)
+				off = (uint32_t)off;
+			/* A fault keeps the elements before it. */
+			vput(c, t->vvvv, done);
+			vput(c, t->reg, part);
+			lin = seg_linear(c, in->seg, off, t->es, false);
+			mem_check(c, in->seg, lin, t->es, false);
+			/* An exit to the caller starts again. */
+			vput(c, t->vvvv, mask);
+			vput(c, t->reg, old);
+			mem_read(c, in->seg, lin, v + i * t->es, t->es);
+			memcpy(part + i * t->es, v + i * t->es, t->es);
+		}
+		memset(done + i * t->es, 0, t->es);
 	}
 	memset(mask, 0, sizeof(mask));
 	vput(c, t->vvvv, mask);
