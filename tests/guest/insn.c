@@ -554,6 +554,40 @@ static void test_pointers(void)
 	stop(&g);
 }
 
+/* -- real mode ------------------------------------------------------------ */
+
+/* 3E before an indirect branch is DS, not NOTRACK: SS is at 0x10000 here. */
+CODE64(r_ds_jump,
+       ".code16\n mov $0x1000, %ax\n mov %ax, %ss\n mov $0x100, %sp\n"
+       "mov $0x9000, %bp\n call 1f\n 1: pop %bx\n lea 2f-1b(%bx), %ax\n"
+       "mov %ax, %ds:(%bp)\n lea 3f-1b(%bx), %ax\n mov %ax, (%bp)\n"
+       ".byte 0x3e\n jmp *(%bp)\n 3: out %al, $0x40\n"
+       "2: out %al, $0xf0\n .code64\n");
+
+static void set_real_mode(struct guest *g)
+{
+	struct hv_state *s = &g->s;
+
+	for (int i = HV_ES; i <= HV_GS; i++) {
+		s->seg[i].selector = 0;
+		s->seg[i].limit = 0xffff;
+		s->seg[i].access = i == HV_CS ? 0x9b : 0x93;
+	}
+	s->cr0 = 0x60000010;
+	s->cr4 = 0;
+	s->efer = 0;
+}
+
+static void test_real(void)
+{
+	static struct guest g;
+
+	start(&g, r_ds_jump, r_ds_jump_end);
+	set_real_mode(&g);
+	check(run(&g) == DONE, "segment_of_indirect_branch", "");
+	stop(&g);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -562,6 +596,7 @@ int main(void)
 	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
 		run_fault(&faults[i]);
 	test_pointers();
+	test_real();
 	printf("1..%u\n", tests);
 	return failures ? 1 : 0;
 }

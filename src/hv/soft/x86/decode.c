@@ -222,8 +222,10 @@ static void init_decoder(ZydisDecoder *z, enum cpu_mode mode)
 	case MODE_VM86: break;
 	}
 	ZydisDecoderInit(z, m, w);
-	/* Without MPX its opcodes are NOPs with an operand. */
+	/* Without MPX and CET their opcodes are NOPs with an operand, and 3E
+	 * before an indirect branch is DS, not NOTRACK. */
 	ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 }
 
 static int undecodable(struct insn *in, insn_fn *fn)
