@@ -185,6 +185,16 @@ CODE64(c_sse4a,
        "mov $0x0512, %eax\n movd %eax, %xmm3\n movdqa %xmm0, %xmm2\n"
        "extrq %xmm3, %xmm2\n movq %xmm2, 80(%rdi)\n"
        "movntss %xmm0, 88(%rdi)\n movntsd %xmm1, 96(%rdi)");
+/* lea r11, [ecx + 0x1000] with the extension bit of a base it has not. */
+CODE64(c_no_base, "mov $0x30, %ecx\n"
+		  ".byte 0x67, 0x4d, 0x8d, 0x1c, 0x0d, 0, 0x10, 0, 0\n"
+		  "mov %r11, (%rdi)");
+/* 0x90 with REX.B is an exchange, also behind F3. */
+CODE64(c_xchg_r8, "mov (%rdi), %rax\n mov 8(%rdi), %r8\n"
+		  ".byte 0xf3, 0x49, 0x90\n"
+		  "mov %rax, 16(%rdi)\n mov %r8, 24(%rdi)\n"
+		  ".byte 0xf3, 0x41, 0x90\n"
+		  "mov %rax, 32(%rdi)\n mov %r8, 40(%rdi)");
 CODE64(c_clzero, "lea 0x155(%rdi), %rax\n clzero");
 /* What a 64-bit offset of a far pointer is differs by vendor. */
 CODE64(c_lgs,
@@ -283,6 +293,8 @@ static const struct same {
 	{ "fisttp", c_fisttp, c_fisttp_end, "sse3" },
 	{ "rex_before_66", c_rex_ignored, c_rex_ignored_end, "sse4.1" },
 	{ "sse4a", c_sse4a, c_sse4a_end, "sse4a" },
+	{ "address_without_base", c_no_base, c_no_base_end, "" },
+	{ "exchange_behind_f3", c_xchg_r8, c_xchg_r8_end, "" },
 	{ "clzero", c_clzero, c_clzero_end, "clzero" },
 	{ "far_pointer_rex_w", c_lgs, c_lgs_end, "" },
 	{ "x87_environment", c_env, c_env_end, "" },
