@@ -421,7 +421,7 @@ static bool wait_runnable(struct cpu *c)
 		}
 		if (halted) {
 			lapic_poll(c);
-			if (atomic_load(&c->nmi_pending) ||
+			if ((atomic_load(&c->nmi_pending) && !c->nmi_masked) ||
 			    (c->rflags & FL_IF &&
 			     (lapic_has_irq(c) || c->extint ||
 			      wants_window(c))) ||
