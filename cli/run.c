@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const char help[] =
-	"usage: husk run --kernel FILE [OPTION...]\n"
+	"usage: husk run [OPTION...]\n"
 	"\n"
 	"  --kernel FILE         bzImage, ELF vmlinux or Multiboot kernel\n"
 	"  --initrd FILE         initial RAM disk\n"
@@ -128,21 +128,20 @@ static int parse(struct session *s, int argc, char **argv)
 		{ "help", 0, NULL, 'h' },
 		{ 0 },
 	};
-	const char *engine = NULL;
+	const char *engine = NULL, *cmdline = NULL;
 	struct husk_error err = { 0 };
 	uint64_t size = 512u << 20;
 	char *end;
 	long v;
 	int c;
 
-	vm_config_set_cmdline(s->cfg, "console=ttyS0");
 	vm_config_set_memory(s->cfg, size);
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		switch (c) {
 		case 'k': vm_config_set_kernel(s->cfg, optarg); break;
 		case 'i': vm_config_set_initrd(s->cfg, optarg); break;
-		case 'c': vm_config_set_cmdline(s->cfg, optarg); break;
+		case 'c': cmdline = optarg; break;
 		case 'e': engine = optarg; break;
 		case 's': s->where = optarg; break;
 		case 'n':
@@ -213,10 +212,16 @@ static int parse(struct session *s, int argc, char **argv)
 	}
 	if (engine)
 		vm_config_set_engine(s->cfg, engine);
-	if (!vm_config_kernel(s->cfg) && use_demo(s->cfg)) {
-		complain("no --kernel, and no demo guest: ./dev run makes one");
-		return EXIT_USAGE;
+	if (!vm_config_kernel(s->cfg)) {
+		if (use_demo(s->cfg)) {
+			complain("no --kernel, and no demo guest: "
+				 "./dev run makes one");
+			return EXIT_USAGE;
+		}
+		if (!cmdline)
+			cmdline = "console=ttyS0 quiet";
 	}
+	vm_config_set_cmdline(s->cfg, cmdline ? cmdline : "console=ttyS0");
 	return 0;
 }
 

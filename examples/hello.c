@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * hello.c - ten bytes of guest code, and what they say
- *
- * hello [auto|kvm|soft]
+ * hello.c - ten bytes of guest code, and what they say: hello [auto|kvm|soft]
  */
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "husk/hv.h"
@@ -32,15 +31,12 @@ int main(int argc, char **argv)
 	struct hv_exit exit;
 	struct hv_vcpu *cpu;
 	struct hv_vm *vm;
-	unsigned char *mem;
-	int said = 0;
 
-	mem = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *mem = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mem == MAP_FAILED)
 		return fail("no memory");
-	for (unsigned i = 0; i < sizeof(code); i++)
-		mem[i] = code[i];
+	memcpy(mem, code, sizeof(code));
 
 	if (hv_vm_create(&cfg, &vm, &err) ||
 	    hv_mem_map(vm, 0, 4096, mem, HV_MEM_READ | HV_MEM_WRITE) ||
@@ -49,17 +45,14 @@ int main(int argc, char **argv)
 
 	/* A reset vCPU is in real mode at F000:FFF0; start at 0:0 instead. */
 	hv_vcpu_get(cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &state);
-	state.seg[HV_CS].selector = 0;
-	state.seg[HV_CS].base = 0;
-	state.rip = 0;
+	state.seg[HV_CS].selector = state.seg[HV_CS].base = state.rip = 0;
 	hv_vcpu_set(cpu, HV_STATE_SYSTEM | HV_STATE_GENERAL, &state);
 
 	printf("%s: ", hv_vm_engine(vm));
-	while (said < 2) {
+	for (int said = 0; said < 2; said++) {
 		if (hv_vcpu_run(cpu, &exit) || exit.reason != HV_EXIT_PIO)
 			return fail("unexpected exit");
 		putchar(exit.pio.value);
-		said++;
 	}
 	putchar('\n');
 	hv_vm_destroy(vm);

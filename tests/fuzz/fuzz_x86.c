@@ -32,7 +32,8 @@ enum {
 
 static uint8_t *mem;
 static struct hv_vm *vm;
-static struct hv_vcpu *cpu;
+static struct hv_vcpu *cpu; /* replaced with the lock held */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct hv_state fresh;
 static _Atomic uint32_t turn; /* odd: guest code runs */
 
@@ -45,8 +46,10 @@ static void *watchdog(void *arg)
 	for (;;) {
 		uint32_t now = atomic_load(&turn);
 
-		if ((now & 1) && now == last)
+		pthread_mutex_lock(&lock);
+		if ((now & 1) && now == last && now == atomic_load(&turn))
 			hv_vcpu_kick(cpu);
+		pthread_mutex_unlock(&lock);
 		last = now;
 		nanosleep(&ms, NULL);
 	}
@@ -173,7 +176,8 @@ static void enter(struct hv_state *s, unsigned mode)
 	s->rflags = 2;
 }
 
-static void run(bool steps)
+/* false: the last instruction is still half done. */
+static bool run(bool steps)
 {
 	static struct hv_exit exit;
 	unsigned max = steps ? STEPS : RUNS;
@@ -195,8 +199,10 @@ static void run(bool steps)
 			exit.msr.fault = n & 1;
 	}
 	atomic_fetch_add(&turn, 1);
-	for (unsigned n = 0; hv_vcpu_complete(cpu, &exit) == 1 && n < 1000; n++)
-		;
+	for (unsigned n = 0; hv_vcpu_complete(cpu, &exit) == 1; n++)
+		if (n == 1000)
+			return false; /* REP OUTS of gigabytes */
+	return true;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -227,7 +233,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	hv_mem_written(vm, 0, MEM);
 	if (hv_vcpu_set(cpu, HV_STATE_ALL, &s))
 		abort();
-	run(data[0] & 0x80);
+	if (!run(data[0] & 0x80)) {
+		pthread_mutex_lock(&lock);
+		hv_vcpu_destroy(cpu);
+		if (hv_vcpu_create(vm, 0, &cpu, NULL))
+			abort();
+		pthread_mutex_unlock(&lock);
+		return 0;
+	}
 	if (hv_vcpu_get(cpu, HV_STATE_ALL, &s))
 		abort();
 	/* What the engine gives it takes back. */

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034
 # lib.sh - sourced by the tests of the husk command
 #
 # Arguments of each test: HUSK DEMO [TOOLS].  Gives $husk, $demo, a scratch

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# husk.bash - completion for bash
+
+_husk() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+	local words=
+
+	case $prev in
+	--kernel | --initrd | --disk)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return ;;
+	--engine) words="auto kvm soft soft,interp" ;;
+	--device) words="virtio-blk,file= virtio-rng debug-exit pc-testdev" ;;
+	--serial) words="stdio pty none" ;;
+	--reboot) words="exit again" ;;
+	--cmdline | --cpus | --memory | --timeout) return ;;
+	*)
+		case ${COMP_WORDS[1]} in
+		run) words="--kernel --initrd --cmdline --cpus --memory
+			--engine --disk --device --serial --reboot --timeout
+			--help" ;;
+		doctor) words="--json --help" ;;
+		esac
+		[ "$COMP_CWORD" -gt 1 ] || words="run doctor --help --version" ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+complete -F _husk husk

@@ -1,0 +1,30 @@
+#!/bin/sh
+# install.sh BUILD - what is installed works where it was put
+set -eu
+build=$1
+top=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+DESTDIR=$dir meson install -C "$build" --no-rebuild --quiet >"$dir/log" 2>&1 ||
+	{ cat "$dir/log"; exit 1; }
+husk=$(find "$dir" -path '*/bin/husk')
+prefix=${husk%/bin/husk}
+# Not the libraries of the build: those the command finds beside itself.
+ldd "$husk" | grep -q "libhusk-vm.so.* => $dir" ||
+	{ echo "husk does not find its library:"; ldd "$husk"; exit 1; }
+"$husk" doctor --json >/dev/null
+"$husk" --version | grep -q '^husk [0-9]'
+for f in share/man/man1/husk.1 share/bash-completion/completions/husk \
+	share/zsh/site-functions/_husk share/fish/vendor_completions.d/husk.fish; do
+	[ -s "$prefix/$f" ] || [ -s "$prefix/$f.gz" ] ||
+		{ echo "$f is not installed"; exit 1; }
+done
+pc=$(dirname "$(find "$dir" -name husk-vm.pc)")
+export PKG_CONFIG_PATH="$pc" PKG_CONFIG_SYSROOT_DIR="$dir"
+for e in hello:husk-hv boot:husk-vm; do
+	# shellcheck disable=SC2046 # a list of words
+	cc -o "$dir/${e%:*}" "$top/examples/${e%:*}.c" \
+		$(pkg-config --cflags --libs "${e#*:}") -Wl,-rpath-link,"${pc%/pkgconfig}"
+done
+LD_LIBRARY_PATH=${pc%/pkgconfig} "$dir/hello" soft | grep -q '^soft: Hi$'
