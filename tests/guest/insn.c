@@ -576,6 +576,15 @@ CODE64(r_ds_jump,
        ".byte 0x3e\n jmp *(%bp)\n 3: out %al, $0x40\n"
        "2: out %al, $0xf0\n .code64\n");
 
+/* The pointers of a 16-bit and of a 32-bit environment in real mode. */
+CODE64(r_pointers, ".code16\n fninit\n movw $0x37b, 0x9000\n fldcw 0x9000\n"
+		   "fld1\n"
+		   ".global real_divides\n real_divides: fdivs 0x9010\n"
+		   "fnstenv 0x9100\n fnstenvl 0x9200\n"
+		   "out %al, $0xf0\n .code64\n");
+
+extern const uint8_t real_divides[];
+
 static void set_real_mode(struct guest *g)
 {
 	struct hv_state *s = &g->s;
@@ -590,13 +599,46 @@ static void set_real_mode(struct guest *g)
 	s->efer = 0;
 }
 
+static uint16_t get16(struct guest *g, uint64_t at)
+{
+	uint16_t v;
+
+	memcpy(&v, g->mem + at, 2);
+	return v;
+}
+
 static void test_real(void)
 {
 	static struct guest g;
+	uint32_t at;
+	bool ok;
 
 	start(&g, r_ds_jump, r_ds_jump_end);
 	set_real_mode(&g);
 	check(run(&g) == DONE, "segment_of_indirect_branch", "");
+	stop(&g);
+
+	/* CS is not 0, so the address is not the offset. */
+	start(&g, r_pointers, r_pointers_end);
+	set_real_mode(&g);
+	g.s.seg[HV_CS].selector = CODE >> 4;
+	g.s.seg[HV_CS].base = CODE;
+	g.s.seg[HV_DS].selector = 0x1000;
+	g.s.seg[HV_DS].base = 0x10000;
+	g.s.rip = 0;
+	memset(g.mem + 0x19000, 0, 0x300);
+	at = CODE + (uint32_t)(real_divides - r_pointers);
+	ok = run(&g) == DONE;
+	check(ok && get16(&g, 0x19106) == (uint16_t)at &&
+		      get16(&g, 0x19108) == (at >> 16 << 12 | 0x36) &&
+		      get16(&g, 0x1910a) == 0x9010 &&
+		      get16(&g, 0x1910c) == 0x1000,
+	      "real_mode_pointers_16", "");
+	check(ok && get16(&g, 0x1920c) == (uint16_t)at &&
+		      get16(&g, 0x19210) == 0x36 &&
+		      get16(&g, 0x19214) == 0x9010 &&
+		      get16(&g, 0x19218) == 0x1000,
+	      "real_mode_pointers_32", "");
 	stop(&g);
 }
 
