@@ -390,6 +390,10 @@ CODE64(f_ldmxcsr_bad, "movl $0x10000, (%rdi)\n ldmxcsr (%rdi)");
 CODE64(f_no_vector, "movnti %eax, (%rdi)\n popcnt %eax, %ecx\n"
 		    "crc32b %al, %ecx\n pause\n sfence\n clflush (%rdi)\n"
 		    "prefetcht0 (%rdi)");
+/* Opcodes of features that are not there: WBINVD and NOPs. */
+CODE64(f_not_there, ".byte 0xf3\n wbinvd\n endbr64\n rdsspq %rax\n"
+		    "bndmk (%rdi), %bnd0\n .byte 0x3e\n call 1f\n jmp 2f\n"
+		    "1: ret\n 2:");
 /* The area at 0x400 is cleared but for one thing. */
 #define CLEAR \
 	"push %rdi\n add $0x400, %rdi\n xor %eax, %eax\n mov $0x400, %ecx\n" \
@@ -486,6 +490,7 @@ static const struct fault {
 	{ F(f_ldmxcsr), NM, TS, 0, 0, 0, 0 },
 	{ F(f_ldmxcsr_bad), GP, 0, 0, 0, 0, 0 },
 	{ F(f_no_vector), DONE, EM | TS, 0, OSFXSR, 0, 0 },
+	{ F(f_not_there), DONE, 0, 0, 0, 0, 0 },
 	{ F(f_xrstor), DONE, 0, 0, 0, 0, 0x0 },
 	{ F(f_xrstor_bv), GP, 0, 0, 0, 0, 0 },
 	{ F(f_xrstor_head), GP, 0, 0, 0, 0, 0 },

@@ -226,6 +226,8 @@ static void init_decoder(ZydisDecoder *z, enum cpu_mode mode)
 	 * before an indirect branch is DS, not NOTRACK. */
 	ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	/* And WBNOINVD is WBINVD. */
+	ZydisDecoderEnableMode(z, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
 }
 
 static int undecodable(struct insn *in, insn_fn *fn)
