@@ -43,7 +43,7 @@ enum {
 
 /*
  * r15 random state, r14 accesses left, rbx the choice: bits 0-2 what, 3-4
- * size, 5 write, 20-21 kind of value, 24-29 zero: let interrupts in, 32 on
+ * size, 5 write, 20-22 kind of value, 24-29 zero: let interrupts in, 32 on
  * the address.  rsi is the value.
  */
 PAYLOAD(storm_code, 64,
@@ -54,7 +54,8 @@ PAYLOAD(storm_code, 64,
 	"sub $1, %r14\n jb 9f\n"
 	"call 8f\n mov %rax, %rbx\n call 8f\n mov %rax, %rsi\n"
 	"bt $20, %rbx\n jnc 1f\n movzbl %sil, %esi\n"
-	"1: bt $21, %rbx\n jnc 1f\n and $0x1fffff0, %esi\n"
+	"1: bt $21, %rbx\n jnc 1f\n and $0x1fff0, %esi\n"
+	"1: bt $22, %rbx\n jnc 1f\n and $15, %esi\n"
 	"1: test $0x3f000000, %ebx\n jnz 1f\n sti\n nop\n nop\n cli\n"
 	"1: mov %rbx, %rdi\n shr $32, %rdi\n mov %ebx, %ecx\n"
 	"and $7, %ecx\n cmp $1, %ecx\n jbe 3f\n cmp $2, %ecx\n je 2f\n"
@@ -154,7 +155,7 @@ static const struct {
 	{ 0xc0008000, 0x3ff },
 	{ 0xc000c000, 0x3ff },
 	{ 0xc0010000, 0x3ff },
-	{ 0xc0001000, 0x7f },
+	{ 0xc0000014, 0xc00c }, /* status, queue address */
 	{ 0xc0002000, 0x1fff },
 	{ 0xc0000000, 0x3f },
 	{ 0xc0004000, 0x3f },
@@ -170,8 +171,8 @@ static const struct {
 	{ 0xeffffff0, 0x1f },
 	{ 0xfec00ff0, 0x1f },
 	{ 0xfed003f0, 0x1f },
-	{ 0xfffffff0, 0x7 },
-	{ 0x10000, 0xffff }, /* plain RAM */
+	{ 0x10000, 0xffff }, /* RAM where queues may be put */
+	{ 0x10000, 0x1ff },
 };
 
 static uint64_t clock_ms(void)
