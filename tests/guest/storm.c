@@ -26,7 +26,7 @@
 
 enum {
 	IMAGE = 0x200000, /* guest-physical; the code knows it */
-	IMAGE_SIZE = 0x5000,
+	IMAGE_SIZE = 0x6000,
 	IMAGE_MEMORY = 0x10000,
 	OFF_CODE = 0x1000,
 	OFF_IDT = 0x2000,
@@ -36,6 +36,13 @@ enum {
 	OFF_LEFT = 0x4008,
 	OFF_FAULTS = 0x4010,
 	OFF_INTERRUPTS = 0x4018,
+	OFF_SETUP =
+		0x4100, /* address (0 ends), value, size: what comes first */
+	QUEUES = 8,	/* in memory at RINGS, a page each */
+	RINGS = 0x10000,
+	RING_AVAIL = 0x400,
+	RING_USED = 0x800,
+	BUFFERS = 0x20000,
 	RANGES = 32,
 	HEADERS = 0x1000,
 	PER_MACHINE = 20000,
@@ -49,6 +56,12 @@ enum {
 PAYLOAD(storm_code, 64,
 	"lidt 0x203ff0\n mov 0x204000, %r15\n mov 0x204008, %r14\n"
 	"mov $0x203000, %r13d\n"
+	"mov $0x204100, %esi\n"
+	"1: mov (%rsi), %rdi\n test %rdi, %rdi\n jz storm_next\n"
+	"mov 8(%rsi), %eax\n mov 12(%rsi), %ecx\n add $16, %rsi\n"
+	"cmp $1, %ecx\n je 2f\n cmp $2, %ecx\n je 3f\n"
+	"mov %eax, (%rdi)\n jmp 1b\n 2: mov %al, (%rdi)\n jmp 1b\n"
+	"3: mov %ax, (%rdi)\n jmp 1b\n"
 	".global storm_next\n storm_next:\n"
 	"mov $0x20f000, %esp\n mov %r14, 0x204008\n"
 	"sub $1, %r14\n jb 9f\n"
@@ -151,18 +164,18 @@ static const struct {
 	{ 0xc0000000, 0xffff },
 	{ 0xc0000000, 0x1ffff },
 	{ 0xc0000000, 0x3ffff },
-	{ 0xc0004000, 0x3ff },
-	{ 0xc0008000, 0x3ff },
-	{ 0xc000c000, 0x3ff },
-	{ 0xc0010000, 0x3ff },
-	{ 0xc0000014, 0xc00c }, /* status, queue address */
+	{ 0xc0000000, 0x3803f }, /* common configuration of each */
+	{ 0xc0002000, 0x3803f }, /* their own */
+	{ 0xc0003000, 0x3800f }, /* doorbells */
+	{ 0xc0003000, 0x38007 },
+	{ 0xc0000014, 0x3800c }, /* status, queue address */
 	{ 0xc0002000, 0x1fff },
 	{ 0xc0000000, 0x3f },
-	{ 0xc0004000, 0x3f },
-	{ 0xc0008000, 0x3f },
-	{ 0xc000c000, 0x3f },
-	{ 0xe0000004, 0x78001 }, /* command, of each slot */
-	{ 0xe0000040, 0x780ff }, /* capabilities */
+	{ 0xc0004000, 0x383ff },	    /* MSI-X */
+	{ RINGS + 2, 0x7ff0 },		    /* somewhere in queues */
+	{ RINGS + RING_AVAIL + 2, 0x7000 }, /* how far they are filled */
+	{ 0xe0000004, 0x78001 },	    /* command, of each slot */
+	{ 0xe0000040, 0x780ff },	    /* capabilities */
 	{ 0xa0000, 0x1ffff },
 	{ 0xff000000, 0xffffff },
 	{ 0x01ffff00, 0x1ff }, /* over the end of RAM */
@@ -334,6 +347,92 @@ static uint64_t peek(struct vm *vm, unsigned off)
 	return v;
 }
 
+/* -- virtio devices that are set up well, with queues full of garbage ------ */
+
+struct setup {
+	struct vm *vm;
+	unsigned n;
+};
+
+static void set_up(struct setup *u, uint64_t addr, uint32_t value,
+		   uint32_t size)
+{
+	uint32_t e[4] = { (uint32_t)addr, 0, value, size };
+
+	if (OFF_SETUP + (u->n + 2) * 16 > IMAGE_SIZE)
+		return;
+	mem_copy_in(&u->vm->mem, IMAGE + OFF_SETUP + u->n++ * 16, e, 16);
+}
+
+static uint32_t config(struct vm *vm, unsigned slot, unsigned off)
+{
+	uint64_t v = 0;
+
+	bus_read(vm->mmio, 0xe0000000 + (slot << 15) + off, 4, &v);
+	return (uint32_t)v;
+}
+
+/* Status, features, up to two queues, as virtio 1.2, 3.1.1 has it. */
+static void set_up_device(struct setup *u, unsigned slot, unsigned queue)
+{
+	uint64_t bar = config(u->vm, slot, 0x10) & ~0xfu;
+
+	set_up(u, 0xe0000004 + (slot << 15), 6, 2);
+	set_up(u, bar + 0x14, 0, 1);
+	set_up(u, bar + 0x14, 3, 1);
+	set_up(u, bar + 0x08, 1, 4);
+	set_up(u, bar + 0x0c, 1, 4);
+	set_up(u, bar + 0x14, 11, 1);
+	for (unsigned k = 0; k < 2; k++) {
+		uint32_t at = RINGS + ((queue + k) % QUEUES) * 4096;
+
+		set_up(u, bar + 0x16, k, 2);
+		set_up(u, bar + 0x18, 32, 2);
+		set_up(u, bar + 0x20, at, 4);
+		set_up(u, bar + 0x28, at + RING_AVAIL, 4);
+		set_up(u, bar + 0x30, at + RING_USED, 4);
+		set_up(u, bar + 0x1c, 1, 2);
+	}
+	set_up(u, bar + 0x14, 15, 1);
+}
+
+static void fill_queue(struct vm *vm, uint64_t at, unsigned *x)
+{
+	struct {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t flags, next;
+	} desc[32];
+	uint16_t avail[2 + 32];
+
+	for (unsigned k = 0; k < 32; k++) {
+		desc[k].addr = BUFFERS + (rand_r(x) & 0x3ffff);
+		desc[k].len = rand_r(x) % 8 ? rand_r(x) & 0x3ff : rand_r(x);
+		desc[k].flags = rand_r(x) & (rand_r(x) % 8 ? 3 : 7);
+		desc[k].next = rand_r(x) & (rand_r(x) % 8 ? 31 : 0xffff);
+	}
+	for (unsigned k = 2; k < 34; k++)
+		avail[k] = rand_r(x) & (rand_r(x) % 8 ? 31 : 0xffff);
+	avail[0] = 0;
+	avail[1] = rand_r(x) & 31;
+	mem_copy_in(&vm->mem, at, desc, sizeof(desc));
+	mem_copy_in(&vm->mem, at + RING_AVAIL, avail, sizeof(avail));
+}
+
+static void set_up_virtio(struct vm *vm, uint64_t seed)
+{
+	struct setup u = { .vm = vm };
+	unsigned queue = 0, x = (unsigned)seed;
+
+	for (unsigned k = 0; k < QUEUES; k++)
+		fill_queue(vm, RINGS + k * 4096, &x);
+	for (unsigned slot = 0; slot < 32; slot++)
+		if ((config(vm, slot, 0) & 0xffff) == 0x1af4) {
+			set_up_device(&u, slot, queue);
+			queue += 2;
+		}
+}
+
 static void run_machine(struct storm *s, uint64_t seed, uint64_t count,
 			int timeout_ms)
 {
@@ -350,7 +449,11 @@ static void run_machine(struct storm *s, uint64_t seed, uint64_t count,
 	cfg = make_config(s, &err);
 	r = vm_create(cfg, &vm, &err);
 	vm_config_destroy(cfg);
-	if (r || (r = vm_start(vm, &err)))
+	if (r)
+		die(s, "machine", err.text);
+	if (seed % 4)
+		set_up_virtio(vm, seed);
+	if (vm_start(vm, &err))
 		die(s, "machine", err.text);
 	/* The second CPU waits for a message, which the guest may send. */
 	for (unsigned k = 0; vm_wait(vm, 20, &end) == -ETIMEDOUT; k++) {
