@@ -20,6 +20,7 @@ enum {
 	PML4 = 0x1000,
 	PDPT = 0x2000,
 	PD = 0x3000,
+	TSS = 0x4000,
 	IDT = 0x5000,
 	GDT = 0x6000,
 	TRAPS = 0x6800, /* 4 bytes per vector */
@@ -571,6 +572,61 @@ static void test_pointers(void)
 	stop(&g);
 }
 
+/* -- alignment checks ----------------------------------------------------- */
+
+CODE64(u_load, "mov 2(%rdi), %eax\n out %al, $0xf0");
+CODE64(u_store, "mov %rax, 4(%rdi)\n out %al, $0xf0");
+CODE64(u_rmw, "lock incw 1(%rdi)\n out %al, $0xf0");
+CODE64(u_across, "mov %eax, 0xffe(%rdi)\n out %al, $0xf0");
+CODE64(u_popf, "pushf\n orl $0x40000, (%rsp)\n popf\n"
+	       "mov 2(%rdi), %eax\n out %al, $0xf0");
+CODE64(u_aligned, "mov 2(%rdi), %ax\n incl 4(%rdi)\n mov 3(%rdi), %al\n"
+		  "movups 1(%rdi), %xmm0\n out %al, $0xf0");
+
+static void test_alignment(void)
+{
+	static const struct {
+		const char *name;
+		const uint8_t *code, *end;
+		uint64_t cr0, rflags;
+		int port;
+	} t[] = {
+		{ F(u_load), 0x40000, 0x40000, 17 },
+		{ F(u_store), 0x40000, 0x40000, 17 },
+		{ F(u_rmw), 0x40000, 0x40000, 17 },
+		{ F(u_across), 0x40000, 0x40000, 17 },
+		{ F(u_aligned), 0x40000, 0x40000, DONE },
+		{ F(u_popf), 0x40000, 0, 17 },
+		{ F(u_load), 0x40000, 0, DONE },
+		{ F(u_load), 0, 0x40000, DONE },
+	};
+	static struct guest g;
+
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		char note[80];
+		int port;
+
+		start(&g, t[i].code, t[i].end);
+		put64(&g, PML4, PDPT | 7);
+		put64(&g, PDPT, PD | 7);
+		put64(&g, PD, 0x87);
+		put64(&g, TSS + 4, STACK);
+		for (int k = HV_ES; k <= HV_GS; k++) {
+			g.s.seg[k].selector = k == HV_CS ? 0x1b : 0x23;
+			g.s.seg[k].access = k == HV_CS ? 0xa0fb : 0xc0f3;
+		}
+		g.s.seg[HV_TR].base = TSS;
+		g.s.cr0 |= t[i].cr0;
+		g.s.rflags |= 0x3000 | t[i].rflags; /* IOPL 3 */
+		port = run(&g);
+		snprintf(note, sizeof(note), "%llx %llx ended with %d",
+			 (unsigned long long)t[i].cr0,
+			 (unsigned long long)t[i].rflags, port);
+		check(port == t[i].port, t[i].name, note);
+		stop(&g);
+	}
+}
+
 /* -- real mode ------------------------------------------------------------ */
 
 /* 3E before an indirect branch is DS, not NOTRACK: SS is at 0x10000 here. */
@@ -655,6 +711,7 @@ int main(void)
 	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
 		run_fault(&faults[i]);
 	test_pointers();
+	test_alignment();
 	test_real();
 	printf("1..%u\n", tests);
 	return failures ? 1 : 0;

@@ -382,7 +382,8 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
 	e->tag_r = w->readable ? page : none;
 	e->tag_x = w->executable ? page : none;
 	e->tag_w = none;
-	if (unlikely(c->watch) && page_watched(c, lin)) {
+	if (unlikely(mmu == MMU_USER_AC ||
+		     (c->watch && page_watched(c, lin)))) {
 		e->tag_r = none;
 		return;
 	}
@@ -408,7 +409,7 @@ static struct where translate(struct cpu *c, unsigned seg, uint64_t lin,
 
 	if (c->efer & EFER_LMA)
 		check_canonical(c, seg, lin);
-	page_walk(c, lin, acc, mmu, &w);
+	page_walk(c, lin, acc, mmu == MMU_USER_AC ? MMU_USER : mmu, &w);
 	at.gpa = w.gpa;
 	at.host = NULL;
 	at.slot = is_apic(c, w.gpa) ? NULL : phys_slot(c->vm, w.gpa);
@@ -632,6 +633,17 @@ static void store_at(struct cpu *c, const struct where *at, const void *buf,
 	}
 }
 
+/* After #PF.  What is longer than 8 bytes has its own rules, or none. */
+static void check_aligned(struct cpu *c, unsigned seg, uint64_t lin, size_t n)
+{
+	if (likely(mmu_of(c, seg) != MMU_USER_AC))
+		return;
+	if (n == 10)
+		n = 8;
+	if ((n == 2 || n == 4 || n == 8) && lin & (n - 1))
+		x86_fault(c, VEC_AC, 0);
+}
+
 void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n)
 {
 	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
@@ -639,11 +651,13 @@ void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n)
 
 	watch_note(c, lin, n, false);
 	if (first == n) {
+		check_aligned(c, seg, lin, n);
 		load_at(c, &at, buf, n);
 		return;
 	}
 	/* Both pages are checked before a device sees anything. */
 	next = translate(c, seg, wrap(c, lin + first), ACC_READ);
+	check_aligned(c, seg, lin, n);
 	load_at(c, &at, buf, first);
 	load_at(c, &next, (uint8_t *)buf + first, n - first);
 }
@@ -656,10 +670,12 @@ void mem_write(struct cpu *c, unsigned seg, uint64_t lin, const void *buf,
 
 	watch_note(c, lin, n, true);
 	if (first == n) {
+		check_aligned(c, seg, lin, n);
 		store_at(c, &at, buf, n);
 		return;
 	}
 	next = translate(c, seg, wrap(c, lin + first), ACC_WRITE);
+	check_aligned(c, seg, lin, n);
 	store_at(c, &at, buf, first);
 	store_at(c, &next, (const uint8_t *)buf + first, n - first);
 }
@@ -671,6 +687,7 @@ void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write)
 	translate(c, seg, lin, acc);
 	if ((lin & 0xfff) + n > 0x1000)
 		translate(c, seg, wrap(c, (lin & ~0xfffull) + 0x1000), acc);
+	check_aligned(c, seg, lin, n);
 }
 
 /* -- the fast paths ------------------------------------------------------- */

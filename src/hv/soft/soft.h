@@ -239,7 +239,8 @@ struct soft_vm {
 /* -- TLB ------------------------------------------------------------------ */
 
 enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS };
-enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_COUNT };
+/* MMU_USER_AC: user with alignment checks, which need the slow path. */
+enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_USER_AC, MMU_COUNT };
 
 /* t = va ^ tag; t <= 0x1000 - size: a hit inside the page; host = va + addend */
 struct tlb_entry {

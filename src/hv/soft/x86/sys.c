@@ -54,7 +54,8 @@ static bool seg_is_flat(const struct segreg *s)
 static void update_mmu(struct cpu *c)
 {
 	if (c->cpl == 3)
-		c->mmu = MMU_USER;
+		c->mmu = c->cr0 & CR0_AM && c->rflags & FL_AC ? MMU_USER_AC
+							      : MMU_USER;
 	else if ((c->cr4 & CR4_SMAP) && !(c->rflags & FL_AC))
 		c->mmu = MMU_KERNEL;
 	else
