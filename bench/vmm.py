@@ -227,11 +227,15 @@ def compile_c(out, sources, *flags):
     if os.path.exists(out) and all(
             os.path.getmtime(s) < os.path.getmtime(out) for s in sources):
         return out
-    cmd = ['cc', *flags, '-o', out,
+    say('compiling ' + os.path.basename(out))
+    # Renamed when whole: another benchmark may be using the old one.
+    part = f'{out}.{os.getpid()}'
+    cmd = ['cc', *flags, '-o', part,
            *[s for s in sources if not s.endswith('.h')]]
     cmd += ['-lm'] if '-pthread' in flags else []
     if subprocess.run(cmd).returncode:
         raise BenchError('a guest program does not compile')
+    os.replace(part, out)
     return out
 
 
