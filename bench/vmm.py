@@ -285,6 +285,8 @@ def save(args, what, data):
 
 
 def main(run):
+    # An end from outside is an end by Ctrl-C: machines are killed first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run() or 0
     except BenchError as e:
