@@ -47,6 +47,17 @@ static bool settle(struct bare *g)
 	return r == 0; /* 1: the instruction has a further access */
 }
 
+/*
+ * RF in the frame of a fault at CPL 0.  Processors set it; QEMU's TCG, which
+ * is the processor of the test host (tests/kvmhost), does not.
+ */
+static bool is_rf(unsigned at)
+{
+	enum { FRAME = BARE_STACK - 40, RFLAGS = 16, RF_BYTE = 2 };
+
+	return at == FRAME + RFLAGS + RF_BYTE && getenv("KVMHOST");
+}
+
 /* Registers of the end that every engine keeps alike. */
 static bool same_end(struct bare *a, struct bare *b)
 {
@@ -78,7 +89,7 @@ static bool same_end(struct bare *a, struct bare *b)
 	}
 	for (unsigned i = 0; i < BARE_MEMORY; i++)
 		/* Page tables: an engine may set accessed bits late. */
-		if (a->mem[i] != b->mem[i] && i >= BARE_IDT) {
+		if (a->mem[i] != b->mem[i] && i >= BARE_IDT && !is_rf(i)) {
 			printf("# memory at %#x: %02x and %02x\n", i, a->mem[i],
 			       b->mem[i]);
 			return false;
