@@ -189,6 +189,16 @@ static void run_program(const struct bare_program *p, const char *from,
 
 /* -- user-level code and the bare processor ------------------------------- */
 
+static bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (a[i] != b[i]) {
+			printf("# byte %#x: %02x and %02x\n", i, a[i], b[i]);
+			return false;
+		}
+	return true;
+}
+
 /* The processor, with the data at the guest's address. */
 static bool run_native(const uint8_t *code, const uint8_t *end, uint8_t *out)
 {
@@ -238,7 +248,7 @@ static void run_user(const struct bare_program *p, const char *engine)
 	      p->name);
 	if (log.n != 1 || log.e[0].addr != BARE_FAULT_PORT + 6)
 		bare_log_print("last", &log.e[log.n - 1]);
-	check(!memcmp(expected, g.mem + BARE_DATA, 4096),
+	check(same_bytes(expected, g.mem + BARE_DATA, 4096),
 	      "same memory as on the processor", p->name);
 	bare_stop(&g);
 }

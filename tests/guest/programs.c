@@ -86,6 +86,8 @@ PAYLOAD(user_int, 64,
 	"mov %r8, %rax\n xor %edx, %edx\n mov %edx, %ecx\n");
 PAYLOAD(user_sse, 64,
 	"mov $62, %ecx\n pxor %xmm0, %xmm0\n pxor %xmm3, %xmm3\n"
+	"pxor %xmm6, %xmm6\n pxor %xmm8, %xmm8\n"
+	"movl $0x1f80, 0x440(%rdi)\n ldmxcsr 0x440(%rdi)\n"
 	"1: movdqu (%rsi,%rcx,8), %xmm1\n movdqa %xmm1, %xmm2\n"
 	"paddq %xmm1, %xmm0\n pshufd $0x4e, %xmm1, %xmm4\n"
 	"pmuludq %xmm4, %xmm2\n pxor %xmm2, %xmm3\n"

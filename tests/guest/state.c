@@ -38,7 +38,6 @@ static void set_msr(struct hv_state *s, uint32_t index, uint64_t value)
 static void fill(struct hv_state *s)
 {
 	static const uint32_t addresses[] = {
-		0x175,	    0x176,	/* SYSENTER_ESP, SYSENTER_EIP */
 		0xc0000082, 0xc0000083, /* LSTAR, CSTAR */
 		0xc0000102,		/* KERNEL_GS_BASE */
 	};
@@ -61,6 +60,9 @@ static void fill(struct hv_state *s)
 	s->fpu[512] |= 3; /* both parts are in use */
 	for (unsigned i = 0; i < sizeof(addresses) / 4; i++)
 		set_msr(s, addresses[i], 0xffffffff81000000 + i * 0x1000);
+	/* AMD processors keep 32 bits of the next two. */
+	set_msr(s, 0x175, 0x81000000);
+	set_msr(s, 0x176, 0x82000000);
 	set_msr(s, 0x174, 0x10);		    /* SYSENTER_CS */
 	set_msr(s, 0x277, 0x0007010600070106);	    /* PAT: WC, as Linux */
 	set_msr(s, 0xc0000081, 0x0023001000000000); /* STAR */
@@ -159,8 +161,9 @@ static bool same_event(const struct hv_state *a, const struct hv_state *b)
 		a->event.interrupt_vector == b->event.interrupt_vector) &&
 	       a->event.nmi_pending == b->event.nmi_pending &&
 	       a->event.nmi_masked == b->event.nmi_masked &&
-	       a->event.sti_shadow == b->event.sti_shadow &&
-	       a->event.movss_shadow == b->event.movss_shadow;
+	       /* SVM has one shadow for both. */
+	       (a->event.sti_shadow || a->event.movss_shadow) ==
+		       (b->event.sti_shadow || b->event.movss_shadow);
 }
 
 static void check_same(const struct hv_state *a, const struct hv_state *b)
