@@ -391,10 +391,11 @@ CODE64(f_ldmxcsr_bad, "movl $0x10000, (%rdi)\n ldmxcsr (%rdi)");
 CODE64(f_no_vector, "movnti %eax, (%rdi)\n popcnt %eax, %ecx\n"
 		    "crc32b %al, %ecx\n pause\n sfence\n clflush (%rdi)\n"
 		    "prefetcht0 (%rdi)");
-/* Opcodes of features that are not there: WBINVD and NOPs. */
-CODE64(f_not_there, ".byte 0xf3\n wbinvd\n endbr64\n rdsspq %rax\n"
-		    "bndmk (%rdi), %bnd0\n .byte 0x3e\n call 1f\n jmp 2f\n"
-		    "1: ret\n 2:");
+/* Opcodes of features that are not there (WBNOINVD, CET, BNDMK). */
+CODE64(f_not_there,
+       ".byte 0xf3\n wbinvd\n endbr64\n rdsspq %rax\n"
+       ".byte 0xf3, 0x0f, 0x1b, 0x07\n .byte 0x3e\n call 1f\n jmp 2f\n"
+       "1: ret\n 2:");
 /* The area at 0x400 is cleared but for one thing. */
 #define CLEAR \
 	"push %rdi\n add $0x400, %rdi\n xor %eax, %eax\n mov $0x400, %ecx\n" \
@@ -641,7 +642,7 @@ CODE64(r_ds_jump,
 CODE64(r_pointers, ".code16\n fninit\n movw $0x37b, 0x9000\n fldcw 0x9000\n"
 		   "fld1\n"
 		   ".global real_divides\n real_divides: fdivs 0x9010\n"
-		   "fnstenv 0x9100\n fnstenvl 0x9200\n"
+		   "fnstenv 0x9100\n .byte 0x66\n fnstenv 0x9200\n"
 		   "out %al, $0xf0\n .code64\n");
 
 extern const uint8_t real_divides[];
