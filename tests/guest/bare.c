@@ -66,8 +66,9 @@ static void fill_tables(struct bare *g)
 	put_gate(g, BARE_VECTOR, BARE_HANDLER);
 	memcpy(g->mem + BARE_HANDLER, bare_handler,
 	       /* cppcheck-suppress comparePointers ; labels of one piece */
-	       bare_handler_end - bare_handler);
-	memcpy(g->mem + BARE_ENTER, bare_enter, bare_enter_end - bare_enter);
+	       bare_bytes(bare_handler, bare_handler_end));
+	memcpy(g->mem + BARE_ENTER, bare_enter,
+	       bare_bytes(bare_enter, bare_enter_end));
 }
 
 void bare_get(struct bare *g, unsigned groups, struct hv_state *s)

@@ -43,6 +43,12 @@ enum {
 		".code" #bits "\n" #name ":\n" text #name \
 		"_end:\n.code64\n.popsection\n")
 
+/* From one label of a payload to another: those are separate objects to C. */
+static inline unsigned bare_bytes(const uint8_t *from, const uint8_t *to)
+{
+	return (unsigned)(to - from);
+}
+
 enum bare_mode { BARE_REAL, BARE_PROTECTED, BARE_LONG, BARE_USER };
 
 struct bare {

@@ -460,7 +460,7 @@ static bool run_program(const struct bare_program *p, unsigned n,
 /* The comparator must find what was planted, in the right place. */
 static bool run_planted(unsigned n)
 {
-	const unsigned at = BARE_CODE + (unsigned)(planted - prog_planted);
+	const unsigned at = BARE_CODE + bare_bytes(prog_planted, planted);
 	uint64_t where;
 	bool ok;
 

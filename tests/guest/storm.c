@@ -209,11 +209,12 @@ static void make_image(uint8_t *p, uint64_t seed, uint64_t count)
 	uint16_t limit = 4095;
 
 	memset(p, 0, IMAGE_SIZE);
-	memcpy(p + OFF_CODE, storm_code, storm_code_end - storm_code);
+	memcpy(p + OFF_CODE, storm_code,
+	       bare_bytes(storm_code, storm_code_end));
 	for (unsigned v = 0; v < 256; v++) {
 		const uint8_t *h =
 			v == 2 || v >= 32 ? storm_interrupt : storm_fault;
-		uint64_t at = code + (uint64_t)(h - storm_code);
+		uint64_t at = code + bare_bytes(storm_code, h);
 
 		put64(p + OFF_IDT + v * 16, (at & 0xffff) | 0x10 << 16 |
 						    0x8e00ull << 32 |
