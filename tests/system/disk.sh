@@ -4,6 +4,7 @@
 # The stock kernel has ext4 built in but its virtio drivers are modules: the
 # demo's initramfs loads them, mounts root= and leaves by switch_root.
 set -eu
+# shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
 command -v mke2fs >/dev/null && command -v e2fsck >/dev/null &&

@@ -10,7 +10,7 @@
  *         HANGUP  close our side of the terminal
  *       Then waits for its end.  Its output goes to ours; the last line is
  *       "drive: exit N" or "drive: signal N", and "terminal changed" when
- *       its modes differ from those before.  Exits 0, or 1 after 100 s.
+ *       its modes differ from those before.  Exits 0, or 1 after 240 s.
  *   drive stamp
  *       copies lines from input to output, each behind its time of arrival
  *       in nanoseconds
@@ -139,7 +139,7 @@ static bool step(int *fd, pid_t pid, const char *s, time_t end)
 static int on_pty(char **argv)
 {
 	struct termios before, after;
-	time_t end = time(NULL) + 100;
+	time_t end = time(NULL) + 240;
 	int fd, slave, status, i = 0;
 	pid_t pid;
 

@@ -3,6 +3,7 @@
 #
 # Arguments of each test: HUSK DEMO [TOOLS].  Gives $husk, $demo, a scratch
 # directory $tmp that goes at the end, and the functions below.
+# shellcheck disable=SC2034 # for the tests
 husk=$1 demo=$2 tools=${3:-.}
 skip() { echo "SKIP: $*"; exit 77; }
 fail() { echo "FAIL: $*"; [ ! -e "$tmp/out" ] || tail -60 "$tmp/out"; exit 1; }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # matrix.sh HUSK DEMO [TOOLS] [all] - numbers of CPUs and sizes of memory
 set -eu
+# shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
 

@@ -5,6 +5,7 @@
 # stands for the difference of the clocks, at the start and at the end.  The
 # short run reports; 60 s and more also judge: 50 ms, 2 % of a core.
 set -eu
+# shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
 [ -x "$tools/drive" ] || skip "the helper drive was not built"

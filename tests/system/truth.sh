@@ -1,6 +1,7 @@
 #!/bin/sh
 # truth.sh HUSK DEMO TOOLS - a guest computes what the processor computes
 set -eu
+# shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
 [ -x "$tools/truth" ] || skip "truth was not built: no static C library"
