@@ -208,6 +208,10 @@ CODE64(c_lgs,
 #define NO_POINTERS_32(at) \
 	"movq $0, " #at "+12(%rdi)\n movq $0, " #at "+20(%rdi)\n"
 #define NO_POINTERS_16(at) "movq $0, " #at "+6(%rdi)\n"
+/* With an unmasked exception pending: FNENI, FNDISI, FNSETPM do not wait. */
+CODE64(c_no_wait, "fninit\n movw $0x37e, (%rdi)\n fldcw (%rdi)\n fsqrt\n"
+		  ".byte 0xdb, 0xe0, 0xdb, 0xe1, 0xdb, 0xe4\n"
+		  "fnstsw (%rdi)\n fninit");
 CODE64(c_env, "fninit\n fldl (%rdi)\n fldl 8(%rdi)\n fldpi\n fincstp\n"
 	      "ffree %st(5)\n fnstenv 0x100(%rdi)\n"
 	      "fldcw 0x100(%rdi)\n data16 fnstenv 0x140(%rdi)\n"
@@ -298,6 +302,7 @@ static const struct same {
 	{ "exchange_behind_f3", c_xchg_r8, c_xchg_r8_end, "" },
 	{ "clzero", c_clzero, c_clzero_end, "clzero" },
 	{ "far_pointer_rex_w", c_lgs, c_lgs_end, "" },
+	{ "x87_no_wait", c_no_wait, c_no_wait_end, "" },
 	{ "x87_environment", c_env, c_env_end, "" },
 	{ "x87_unmasked_stores", c_fst_unmasked, c_fst_unmasked_end, "" },
 	{ "fxsave", c_fxsave, c_fxsave_end, "" },

@@ -547,6 +547,10 @@ static void x87_kind(const struct decoded *d, struct thunk *t)
 		t->x87 = X_STENV;
 		t->waits = false;
 		break;
+	/* FNENI, FNDISI and FNSETPM do nothing, without waiting. */
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
 	case ZYDIS_MNEMONIC_FNCLEX:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FNSTCW: t->waits = false; break;
