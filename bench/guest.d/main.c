@@ -180,6 +180,20 @@ static char *word_of(char *cmdline, const char *key)
 	return at;
 }
 
+/* By the kernel's console, which polls: some machines' serial port has no
+ * interrupt that reaches Linux. */
+static void announce(const char *what, const char *value)
+{
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || dprintf(fd, "<1>@%s %s\n", what, value) < 0) {
+		printf("@%s %s\n", what, value);
+		flush();
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
 _Noreturn static void be_init(void)
 {
 	static char cmdline[4096], copy[4096];
@@ -191,8 +205,7 @@ _Noreturn static void be_init(void)
 	f = fopen("/proc/uptime", "r");
 	if (!f || fscanf(f, "%31s", up) != 1)
 		up[0] = 0;
-	printf("@init %s\n", up);
-	flush();
+	announce("init", up);
 	mount("s", "/sys", "sysfs", 0, NULL);
 	mount("t", "/tmp", "tmpfs", 0, NULL);
 	if (chdir("/tmp"))
@@ -208,8 +221,7 @@ _Noreturn static void be_init(void)
 	for (char *n = names ? strtok(names, ",") : NULL; n;
 	     n = strtok(NULL, ","))
 		run(n, scale ? strtod(scale, NULL) : 1);
-	printf("@done\n");
-	flush();
+	announce("done", "");
 	if (strstr(copy, "bench.stay="))
 		pause();
 	reboot(strstr(copy, "reboot=t") ? RB_AUTOBOOT : RB_POWER_OFF);
