@@ -65,7 +65,6 @@ static void fill_tables(struct bare *g)
 	}
 	put_gate(g, BARE_VECTOR, BARE_HANDLER);
 	memcpy(g->mem + BARE_HANDLER, bare_handler,
-	       /* cppcheck-suppress comparePointers ; labels of one piece */
 	       bare_bytes(bare_handler, bare_handler_end));
 	memcpy(g->mem + BARE_ENTER, bare_enter,
 	       bare_bytes(bare_enter, bare_enter_end));

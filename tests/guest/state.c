@@ -140,7 +140,7 @@ static bool same_segments(const struct hv_state *a, const struct hv_state *b)
 static bool same_fpu(const struct hv_state *a, const struct hv_state *b)
 {
 	for (unsigned at = 0; at < 520; at++)
-		if (a->fpu[at] != b->fpu[at] && (at < 416 || at >= 512)) {
+		if ((at < 416 || at >= 512) && a->fpu[at] != b->fpu[at]) {
 			printf("# FPU byte %u: %#x and %#x\n", at, a->fpu[at],
 			       b->fpu[at]);
 			return false;
