@@ -73,7 +73,8 @@ enum hv_log_level { HV_LOG_ERROR, HV_LOG_WARN, HV_LOG_INFO, HV_LOG_DEBUG };
 
 struct hv_config {
 	/*
-	 * "auto", "kvm", "soft", or "soft,interp" (the interpreter only).
+	 * "auto", "kvm" or "soft".  For tests: "soft,interp" (nothing is
+	 * translated), "soft,eager" (all that can be is, at first sight).
 	 * NULL is "auto": kvm where hv_probe() accepts it, else soft.
 	 */
 	const char *engine;
@@ -406,6 +407,9 @@ struct hv_stats {
 	uint64_t exits[HV_EXIT_COUNT];
 	uint64_t instructions; /* soft engine only, else 0 */
 	uint64_t blocks_decoded, tlb_misses, code_writes, interrupts;
+	/* The translator of the soft engine: blocks made, times that all were
+	 * dropped, and instructions it left to the interpreter. */
+	uint64_t translations, code_flushes, interpreted;
 };
 
 int hv_vcpu_stats(struct hv_vcpu *cpu, struct hv_stats *stats); /* any thread */

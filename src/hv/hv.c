@@ -123,7 +123,8 @@ static int choose(struct choice *ch, const char *spec, struct husk_error *err)
 		return error_set(err, -ENOENT, "no engine \"%.*s\"", (int)len,
 				 spec);
 	if (ch->options[0] &&
-	    (ch->engine != &hv_engine_soft || strcmp(ch->options, "interp")))
+	    (ch->engine != &hv_engine_soft ||
+	     (strcmp(ch->options, "interp") && strcmp(ch->options, "eager"))))
 		return error_set(err, -EINVAL, "engine %s has no option \"%s\"",
 				 ch->engine->name, ch->options);
 	int ret = ch->engine->probe(&ch->caps, err);

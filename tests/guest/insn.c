@@ -113,9 +113,11 @@ static void set_long_mode(struct guest *g)
 	s->gpr[HV_RDI] = DATA;
 }
 
+static const char *engine = "soft";
+
 static void start(struct guest *g, const uint8_t *code, const uint8_t *end)
 {
-	struct hv_config cfg = { .engine = "soft", .max_vcpus = 1 };
+	struct hv_config cfg = { .engine = engine, .max_vcpus = 1 };
 	struct husk_error err = { 0 };
 	int r;
 
@@ -709,8 +711,10 @@ static void test_real(void)
 	stop(&g);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc == 3 && !strcmp(argv[1], "--engine"))
+		engine = argv[2];
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
 		run_same(&same[i]);

@@ -113,6 +113,7 @@ static struct block *decode_block(struct cpu *c, uint64_t lin,
 	b->page[1] = NULL;
 	b->gen[0] = atomic_load(&p->page->gen);
 	b->n = 0;
+	b->heat = 0;
 	while (b->n < BLOCK_MAX_INSNS && off < 0x1000) {
 		struct insn *in = &b->in[b->n];
 		unsigned avail = MIN(15u, 0x1000 - off);

@@ -77,6 +77,20 @@ static uint64_t granule_mask(uint64_t gpa, size_t n)
 	return (~0ull << first) & (~0ull >> (63 - last));
 }
 
+/* Translations of the page's code must go; under vm->code. */
+static void code_stale(struct cpu *c, struct soft_page *page)
+{
+	unsigned n = atomic_load(&c->nstale);
+
+	if (!c->trans)
+		return;
+	if (n < MAX_STALE) {
+		c->stale[n] = page;
+		atomic_store(&c->nstale, n + 1);
+	}
+	cpu_request(c, REQ_CODE);
+}
+
 /* [gpa, gpa + n), inside one page, has been written. */
 static void code_written(struct soft_vm *vm, struct cpu *self,
 			 struct soft_slot *s, uint64_t gpa, size_t n)
@@ -92,6 +106,9 @@ static void code_written(struct soft_vm *vm, struct cpu *self,
 	atomic_fetch_add(&page->gen, 1);
 	atomic_store(&page->granules, 0);
 	atomic_fetch_and(&page->state, ~(uint32_t)PAGE_CODE);
+	for (unsigned i = 0; i < vm->vm.max_vcpus; i++)
+		if (vm->cpu[i])
+			code_stale(vm->cpu[i], page);
 	pthread_mutex_unlock(&vm->code);
 	if (self) {
 		self->leave_block = true;
@@ -168,11 +185,25 @@ static uint64_t tag_none(unsigned i)
 
 static void entry_clear(struct tlb_entry *e, unsigned i)
 {
-	e->tag_r = e->tag_w = e->tag_x = tag_none(i);
+	e->tag_r = e->tag_w = tag_none(i);
+}
+
+static void xtab_flush(struct cpu *c)
+{
+	for (unsigned m = 0; m < MMU_COUNT; m++) {
+		uint64_t touched = c->xtab_touched[m];
+
+		for (; touched; touched &= touched - 1)
+			memset(&c->xtab[m][__builtin_ctzll(touched) *
+					   (XTAB_SIZE / 64)],
+			       0, XTAB_SIZE / 64 * sizeof(c->xtab[0][0]));
+		c->xtab_touched[m] = 0;
+	}
 }
 
 void tlb_reset(struct cpu *c)
 {
+	memset(c->xtab, 0, sizeof(c->xtab));
 	for (unsigned m = 0; m < MMU_COUNT; m++) {
 		for (unsigned i = 0; i < TLB_SIZE; i++)
 			entry_clear(&c->tlb[m][i], i);
@@ -197,6 +228,7 @@ void tlb_flush(struct cpu *c, bool global_too)
 		c->tlb_touched[m] = 0;
 	}
 	memset(c->large_hi, 0, sizeof(c->large_hi));
+	xtab_flush(c);
 	c->tlb_gen++;
 }
 
@@ -222,8 +254,10 @@ void tlb_flush_page(struct cpu *c, uint64_t va)
 		tlb_flush(c, true);
 		return;
 	}
-	for (unsigned m = 0; m < MMU_COUNT; m++)
+	for (unsigned m = 0; m < MMU_COUNT; m++) {
 		entry_clear(&c->tlb[m][i], i);
+		c->xtab[m][xtab_slot(va)] = 0;
+	}
 	c->tlb_gen++;
 }
 
@@ -235,8 +269,7 @@ static void protect_piece(struct tlb_entry *tlb, unsigned piece,
 	for (unsigned i = first; i < first + TLB_SIZE / 64; i++) {
 		struct tlb_entry *e = &tlb[i];
 
-		if (e->tag_w != tag_none(i) &&
-		    e->tag_w + e->addend == (uintptr_t)host)
+		if (e->tag_w != tag_none(i) && e->host == (uintptr_t)host)
 			e->tag_w = tag_none(i);
 	}
 }
@@ -368,19 +401,18 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
 	unsigned i = (lin >> 12) & (TLB_SIZE - 1);
 	struct tlb_entry *e = &c->tlb[mmu][i];
 	uint64_t page = lin & ~0xfffull, none = tag_none(i);
-	uint64_t addend = (uintptr_t)at->host - lin;
-	bool known = e->tag_r == page || e->tag_w == page || e->tag_x == page;
+	uint64_t host = (uintptr_t)at->host - (lin & 0xfff);
+	bool known = e->tag_r == page || e->tag_w == page;
 
 	c->stats.tlb_misses++;
-	if (!known || e->addend != addend) {
+	if (!known || e->host != host) {
 		entry_clear(e, i);
-		e->addend = addend;
+		e->host = host;
 		c->tlb_touched[mmu] |= BIT(i / (TLB_SIZE / 64));
 	}
 	if (w->page_shift > 12)
 		large_note(c, lin, w->page_shift);
 	e->tag_r = w->readable ? page : none;
-	e->tag_x = w->executable ? page : none;
 	e->tag_w = none;
 	if (unlikely(mmu == MMU_USER_AC ||
 		     (c->watch && page_watched(c, lin)))) {
@@ -697,6 +729,11 @@ static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
 	return &c->tlb[mmu_of(c, seg)][(lin >> 12) & (TLB_SIZE - 1)];
 }
 
+static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
+{
+	return (void *)(uintptr_t)(e->host + (lin & 0xfff));
+}
+
 #define ACCESSORS(bits) \
 	uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
 	{ \
@@ -704,8 +741,7 @@ static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
 		uint##bits##_t v; \
 \
 		if (likely((lin ^ e->tag_r) <= 0x1000 - sizeof(v))) \
-			return *(volatile u##bits##g *)(uintptr_t)(lin + \
-								   e->addend); \
+			return *(volatile u##bits##g *)host_at(e, lin); \
 		mem_read(c, seg, lin, &v, sizeof(v)); \
 		return v; \
 	} \
@@ -716,8 +752,7 @@ static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
 		struct tlb_entry *e = entry(c, seg, lin); \
 \
 		if (likely((lin ^ e->tag_w) <= 0x1000 - sizeof(v))) \
-			*(volatile u##bits##g *)(uintptr_t)(lin + e->addend) = \
-				v; \
+			*(volatile u##bits##g *)host_at(e, lin) = v; \
 		else \
 			mem_write(c, seg, lin, &v, sizeof(v)); \
 	}
@@ -733,10 +768,10 @@ void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size)
 	struct tlb_entry *e = entry(c, seg, lin);
 
 	if (likely((lin ^ e->tag_w) <= 0x1000u - size))
-		return (void *)(uintptr_t)(lin + e->addend);
+		return host_at(e, lin);
 	mem_check(c, seg, lin, size, true);
 	if ((lin ^ e->tag_w) <= 0x1000u - size)
-		return (void *)(uintptr_t)(lin + e->addend);
+		return host_at(e, lin);
 	return NULL;
 }
 
@@ -752,7 +787,7 @@ void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
 			return NULL;
 	}
 	*n = MIN(*n, room);
-	return (void *)(uintptr_t)(lin + e->addend);
+	return host_at(e, lin);
 }
 
 /* -- code ----------------------------------------------------------------- */
@@ -763,6 +798,12 @@ bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 
 	if (!at.slot)
 		return false;
+	if (!(at.gpa >> 40)) {
+		unsigned n = xtab_slot(lin);
+
+		c->xtab[c->mmu][n] = xtab_id(lin, at.gpa);
+		c->xtab_touched[c->mmu] |= BIT(n / (XTAB_SIZE / 64));
+	}
 	out->host = at.host;
 	out->gpa = at.gpa;
 	out->page = page_of(at.slot, at.gpa);
@@ -829,8 +870,11 @@ static void change_end(struct soft_vm *vm)
 {
 	tlb_flush_all(vm);
 	for (unsigned i = 0; i < vm->vm.max_vcpus; i++)
-		if (vm->cpu[i])
+		if (vm->cpu[i]) {
 			cache_forget(vm->cpu[i]);
+			atomic_store(&vm->cpu[i]->nstale, MAX_STALE);
+			cpu_request(vm->cpu[i], REQ_CODE);
+		}
 	/* Nothing is decoded any more, so nothing needs protection. */
 	for (unsigned i = 0; i < vm->nslots; i++) {
 		uint64_t n = vm->slot[i].size >> 12;

@@ -46,6 +46,7 @@ struct block {
 	struct soft_page *page[2]; /* second: the last insn crosses */
 	struct block *next;
 	uint16_t n;
+	uint16_t heat; /* how often the translator has passed it by */
 	struct insn in[];
 };
 

@@ -11,10 +11,12 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <asm/prctl.h>
 #include <linux/futex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -25,10 +27,15 @@
 #include "base/error.h"
 #include "hv/soft/mem.h"
 #include "hv/soft/state.h"
+#include "hv/soft/timer.h"
+#include "hv/soft/trans/trans.h"
 #include "hv/soft/x86/decode.h"
 #include "hv/soft/x86/lapic.h"
 
-enum { POLL_BLOCKS = 64 }; /* a block is ~6 instructions, ~50 ns */
+enum {
+	POLL_BLOCKS = 64,	/* a block is ~6 instructions, ~50 ns */
+	HWCAP2_FSGSBASE_BIT = 2 /* of AT_HWCAP2 */
+};
 
 int x86_combine(unsigned first, unsigned second);
 
@@ -142,8 +149,10 @@ static bool serve_requests(struct cpu *c)
 	}
 	if (r & REQ_SIPI)
 		do_sipi(c);
-	if (r & REQ_IRQ)
+	if (r & (REQ_IRQ | REQ_TIMER))
 		c->irq_check = true;
+	if (r & REQ_TIMER)
+		lapic_poll(c);
 	if (r & REQ_KICK) {
 		c->exit->reason = HV_EXIT_KICKED;
 		return false;
@@ -462,6 +471,8 @@ static void loop(struct cpu *c)
 		if (!poll--) {
 			poll = POLL_BLOCKS;
 			lapic_poll(c);
+			if (c->trans)
+				timer_arm(c, lapic_deadline(c));
 			c->irq_check = true;
 			if (lapic_take_eoi(c, &vector)) {
 				c->exit->reason = HV_EXIT_EOI;
@@ -476,11 +487,30 @@ static void loop(struct cpu *c)
 				return;
 			continue;
 		}
+		if (c->trans && trans_run(c)) {
+			poll = 0;
+			continue;
+		}
 		run_block(c, cache_find(c));
 		/* An EOI of a level interrupt must not wait for the poll. */
 		if (unlikely(c->irq_check))
 			poll = 0;
 	}
+}
+
+/* GS is free for such use in 64-bit programs; the caller's is put back. */
+static uint64_t gs_set(uint64_t base)
+{
+	unsigned long old = 0;
+
+	if (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT) {
+		__asm__ volatile("rdgsbase %0" : "=r"(old));
+		__asm__ volatile("wrgsbase %0" : : "r"(base));
+	} else {
+		syscall(SYS_arch_prctl, ARCH_GET_GS, &old);
+		syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+	}
+	return old;
 }
 
 /* The caller has answered what we asked. */
@@ -510,6 +540,8 @@ static void absorb(struct cpu *c, struct hv_exit *exit)
 
 static int run(struct cpu *c, struct hv_exit *exit, bool one)
 {
+	volatile uint64_t host_gs;
+
 	absorb(c, exit);
 	c->exit = exit;
 	c->replay.at = 0;
@@ -518,6 +550,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 	c->stats.exec_ns -= now_ns();
 	if (!one)
 		kvmpv_enter(c);
+	host_gs = gs_set((uintptr_t)c);
 	switch (setjmp(c->env)) {
 	case LEAVE_FAULT:
 		if (c->world_held)
@@ -543,6 +576,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 	if (!one)
 		loop(c);
 out:
+	gs_set(host_gs);
 	c->stats.exec_ns += now_ns();
 	c->stats.exits[exit->reason]++;
 	cpu_park(c);
@@ -896,6 +930,7 @@ static void soft_vm_finish(struct hv_vm *hv)
 	struct soft_vm *vm = to_soft(hv);
 
 	irqfds_stop(vm);
+	timer_stop(vm);
 	soft_mem_finish(vm);
 	free(vm->doorbells);
 	free(vm->doorbell_fds);
@@ -910,14 +945,31 @@ static void soft_vcpu_finish(struct hv_vcpu *v)
 	struct cpu *c = to_cpu(v);
 
 	world_stop(c->vm, NULL);
+	pthread_mutex_lock(&c->vm->code);
 	c->vm->cpu[v->id] = NULL;
+	pthread_mutex_unlock(&c->vm->code);
 	world_start(c->vm, NULL);
+	timer_arm(c, UINT64_MAX);
 	lapic_finish(c);
 	fpu_finish(c);
 	cache_finish(c);
-	for (unsigned m = 0; m < MMU_COUNT; m++)
-		if (c->tlb[m])
-			munmap(c->tlb[m], TLB_SIZE * sizeof(struct tlb_entry));
+	trans_finish(c);
+}
+
+/* Without executable memory the interpreter does it all, and says so. */
+static int translator_init(struct cpu *c)
+{
+	int ret = trans_init(c);
+
+	if (ret == -EACCES || ret == -EPERM) {
+		hv_log(c->vcpu.vm, HV_LOG_WARN,
+		       "no executable memory (SELinux or PR_SET_MDWE forbids "
+		       "it): instructions are interpreted, which is slow");
+		return 0;
+	}
+	if (!ret && !strcmp(c->vcpu.vm->options, "eager"))
+		c->trans->hot = 0;
+	return ret;
 }
 
 static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
@@ -930,20 +982,14 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	c->parked = 1;
 	c->tsc_offset = -soft_tsc0(vm); /* all start at 0, with the VM */
 	c->interp_only = !strcmp(v->vm->options, "interp");
-	for (unsigned m = 0; m < MMU_COUNT; m++) {
-		c->tlb[m] = mmap(NULL, TLB_SIZE * sizeof(struct tlb_entry),
-				 PROT_READ | PROT_WRITE,
-				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (c->tlb[m] == MAP_FAILED) {
-			c->tlb[m] = NULL;
-			ret = -ENOMEM;
-			goto err;
-		}
-	}
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		c->tlb[m] = c->tlb_set[m];
 	tlb_reset(c);
 	ret = cache_init(c);
 	if (!ret)
 		ret = lapic_init(c);
+	if (!ret && !c->interp_only)
+		ret = translator_init(c);
 	if (ret)
 		goto err;
 	ret = cpuid_model(v->vm->cpu_model, v->id, v->vm->max_vcpus,

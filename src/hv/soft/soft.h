@@ -37,6 +37,7 @@
 
 struct cpu;
 struct insn;
+struct code_page;
 typedef void insn_fn(struct cpu *c, const struct insn *in);
 
 enum {
@@ -218,6 +219,7 @@ struct soft_vm {
 		int fd;
 	} route[SOFT_MAX_ROUTES];
 	void *irqfd_thread;
+	struct timer *timer; /* timer.c, from the first deadline on */
 	/*
 	 * The guest's TSC is the host's plus tsc_offset where that counts
 	 * evenly, else CLOCK_MONOTONIC in its units.  At host_tsc0 the clock
@@ -244,8 +246,30 @@ enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_USER_AC, MMU_COUNT };
 
 /* t = va ^ tag; t <= 0x1000 - size: a hit inside the page; host = va + addend */
 struct tlb_entry {
-	uint64_t tag_r, tag_w, tag_x;
-	uint64_t addend;
+	uint64_t tag_r, tag_w;
+	uint64_t host;	/* the host's page */
+	uint64_t spare; /* 32 bytes: the index is one shift */
+};
+
+/*
+ * What translated code checks when it comes to another page: the identity of
+ * (linear page, guest-physical page) that may be executed there now.
+ */
+enum { XTAB_SIZE = 1024, ITAB_SIZE = 4096, MAX_STALE = 64 };
+
+static inline uint64_t xtab_id(uint64_t lin, uint64_t gpa)
+{
+	return (lin >> 12) << 28 | gpa >> 12;
+}
+
+static inline unsigned xtab_slot(uint64_t lin)
+{
+	return (lin >> 12) & (XTAB_SIZE - 1);
+}
+
+/* Targets of indirect branches. */
+struct itab_entry {
+	uint64_t rip, code;
 };
 
 /* -- replay of answered accesses ------------------------------------------ */
@@ -294,7 +318,9 @@ enum {
 	REQ_INIT = 16,
 	REQ_SIPI = 32,
 	REQ_NMI = 64,
-	REQ_WINDOW = 128
+	REQ_WINDOW = 128,
+	REQ_CODE = 256, /* c->stale */
+	REQ_TIMER = 512
 };
 
 /* Why the interpreter was left by longjmp. */
@@ -392,6 +418,27 @@ struct cpu {
 	bool amd; /* vendor, where the two differ */
 	struct hv_stats stats;
 	bool interp_only;
+
+	/* Translated code (trans/trans.h) reaches all this by offset. */
+	struct trans *trans;	    /* NULL: interpreter only */
+	_Atomic uint64_t timer_due; /* what timer.c was told */
+	struct {
+		struct cpu *self;
+		uint64_t resume, target, temp;
+		const uint8_t *look_page;
+		struct code_page *look_code;
+		uint32_t site, host_mxcsr;
+		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
+		uint8_t vec_loaded, vec_want;
+		bool interpret;
+	} tr;
+	/* Pages whose code changed, under vm->code; full: all of them. */
+	struct soft_page *stale[MAX_STALE];
+	_Atomic unsigned nstale;
+	uint64_t xtab_touched[MMU_COUNT]; /* pieces of 16 entries */
+	uint64_t xtab[MMU_COUNT][XTAB_SIZE];
+	struct itab_entry itab[MMU_COUNT][ITAB_SIZE];
+	struct tlb_entry tlb_set[MMU_COUNT][TLB_SIZE];
 };
 
 #define to_cpu(v)  container_of(v, struct cpu, vcpu)

@@ -264,16 +264,24 @@ static bool drop_base_bit(const struct decoded *d, uint8_t *code)
 	return false;
 }
 
-/* 0, -1: raises when run, -2: needs more than the avail bytes. */
 int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in)
 {
-	uint8_t plain[MAX_INSN];
 	struct decoded d;
+
+	return decode_full(c, code, avail, in, &d);
+}
+
+/* 0, -1: raises when run, -2: needs more than the avail bytes. */
+int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
+		struct insn *in, struct decoded *d)
+{
+	uint8_t plain[MAX_INSN];
 	ZydisDecoder z;
 	ZyanStatus s;
 
 	memset(in, 0, sizeof(*in));
+	d->i.length = 0;
 	in->base = in->index = R_ZERO;
 	in->seg = SEG_DS;
 	in->cpu_mode = (uint8_t)c->mode;
@@ -281,13 +289,14 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	init_decoder(&z, c->mode);
 	if (avail > MAX_INSN)
 		avail = MAX_INSN;
-	s = ZydisDecoderDecodeFull(&z, code, avail, &d.i, d.op);
-	d.mode = c->mode;
+	s = ZydisDecoderDecodeFull(&z, code, avail, &d->i, d->op);
+	d->mode = c->mode;
 	if (ZYAN_SUCCESS(s)) {
 		memcpy(plain, code, avail);
-		if (drop_base_bit(&d, plain)) {
+		if (drop_base_bit(d, plain)) {
 			code = plain;
-			s = ZydisDecoderDecodeFull(&z, code, avail, &d.i, d.op);
+			s = ZydisDecoderDecodeFull(&z, code, avail, &d->i,
+						   d->op);
 		}
 	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA && avail < MAX_INSN)
@@ -298,13 +307,13 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (!ZYAN_SUCCESS(s))
 		return undecodable(in, op_undefined);
 
-	memcpy(in->bytes, code, d.i.length);
-	fill(&d, in);
-	in->fn = bind_int(&d, in);
+	memcpy(in->bytes, code, d->i.length);
+	fill(d, in);
+	in->fn = bind_int(d, in);
 	if (!in->fn)
-		in->fn = bind_sys(&d, in);
+		in->fn = bind_sys(d, in);
 	if (!in->fn)
-		in->fn = bind_fpu(&d, in);
+		in->fn = bind_fpu(d, in);
 	if (!in->fn) {
 		in->fn = op_undefined;
 		in->flags |= IN_ENDS;

@@ -110,6 +110,10 @@ static inline unsigned stack_size(struct cpu *c)
 	return c->seg[SEG_SS].access & SEG_A_DB ? 4 : 2;
 }
 
+/* decode_insn(), and Zydis' view of it; d->i.length is 0 when undecodable. */
+int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
+		struct insn *in, struct decoded *d);
+
 /* Handlers of the decoder's own. */
 void op_undefined(struct cpu *c, const struct insn *in);
 

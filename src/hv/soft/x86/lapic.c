@@ -637,6 +637,8 @@ bool lapic_msr_write(struct cpu *c, uint32_t index, uint64_t value)
 	struct lapic *l = c->lapic;
 	unsigned reg = index - 0x800;
 
+	/* Something to deliver, or another time to wake up at. */
+	c->irq_check = true;
 	if (index == 0x6e0) {
 		if (timer_mode(l) == TIMER_DEADLINE)
 			l->tsc_deadline = value;

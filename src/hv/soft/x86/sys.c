@@ -94,6 +94,7 @@ void cpu_update_mode(struct cpu *c)
 	key |= (c->cr4 & CR4_OSFXSR ? 1u : 0) << 7;
 	key |= (c->cr4 & CR4_OSXSAVE ? 1u : 0) << 8;
 	key |= (uint32_t)(c->xcr0 & 7) << 9;
+	key |= (c->cr4 & CR4_SMAP ? 1u : 0) << 12;
 	if (key != c->mode_key) {
 		c->mode_key = key;
 		c->leave_block = true;

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * access.c - guest memory from translated code: addresses and the TLB
+ *
+ * An access is six instructions: T1 = index of the TLB entry, T0 ^= its tag,
+ * and when T0 is an offset that leaves room for the operand in the page, T1 =
+ * the host's page.  Everything else (another page, a device, a page with
+ * code, a crossing, a misaligned SSE operand) goes to the interpreter.
+ */
+#include "hv/soft/trans/trans.h"
+
+static bool is_rip(const ZydisDecodedOperand *op)
+{
+	return op->mem.base == ZYDIS_REGISTER_RIP ||
+	       op->mem.base == ZYDIS_REGISTER_EIP;
+}
+
+static int64_t disp_of(const ZydisDecodedOperand *op)
+{
+	return op->mem.disp.has_displacement ? op->mem.disp.value : 0;
+}
+
+/* Host register that holds guest register reg now; loads into temp. */
+static int have(struct tctx *x, ZydisRegister reg, unsigned temp)
+{
+	unsigned g = reg_number(reg);
+	int h = host_reg(g);
+
+	if (h >= 0)
+		return h;
+	e_gs_load(&x->e, temp, GS_GPR(g));
+	return (int)temp;
+}
+
+void emit_lea(struct tctx *x, const struct tinsn *ti,
+	      const ZydisDecodedOperand *op, unsigned to, bool wide)
+{
+	struct emit *e = &x->e;
+	int base = -1, index = -1;
+	unsigned scale = 0;
+	int32_t disp = (int32_t)disp_of(op);
+
+	if (is_rip(op)) {
+		uint64_t a = ti->rip + ti->d.i.length + (uint64_t)disp_of(op);
+
+		e_imm(e, to,
+		      wide && op->mem.base == ZYDIS_REGISTER_RIP ? a
+								 : (uint32_t)a);
+		return;
+	}
+	if (op->mem.base != ZYDIS_REGISTER_NONE)
+		base = have(x, op->mem.base, T0);
+	if (op->mem.index != ZYDIS_REGISTER_NONE) {
+		index = have(x, op->mem.index, T1);
+		while ((1u << scale) < op->mem.scale)
+			scale++;
+	}
+	/* rsp cannot be an index, but ours is r14: no special case. */
+	if (wide && index < 0 && base >= 0 && !disp) {
+		e_mov(e, to, (unsigned)base);
+		return;
+	}
+	e1(e, rex(wide, (int)to, index, base));
+	e1(e, 0x8d);
+	e_mem(e, to, base, index, scale, disp);
+}
+
+void emit_address(struct tctx *x, const struct tinsn *ti,
+		  const ZydisDecodedOperand *op)
+{
+	emit_lea(x, ti, op, T0, ti->d.i.address_width == 64);
+	if (op->mem.segment == ZYDIS_REGISTER_FS)
+		e_gs(&x->e, 1, 0x03, T0, GS(seg[SEG_FS].base));
+	else if (op->mem.segment == ZYDIS_REGISTER_GS)
+		e_gs(&x->e, 1, 0x03, T0, GS(seg[SEG_GS].base));
+}
+
+void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp)
+{
+	int h = host_reg(guest);
+
+	if (disp)
+		e_op_mem(&x->e, 0x8d, T0, h, -1, 0, disp);
+	else
+		e_mov(&x->e, T0, (unsigned)h);
+}
+
+void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
+		 bool aligned)
+{
+	struct emit *e = &x->e;
+	uint32_t tag = write ? TLB_FIELD(x, tag_w) : TLB_FIELD(x, tag_r);
+
+	e_mov(e, T1, T0);
+	E(e, 0x49, 0xc1, 0xef, 0x07); /* shr r15, 7 */
+	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
+	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
+	e_gs_base(e, 0x33, T0, T1, tag);
+	if (aligned) {
+		E(e, 0x48, 0xa9); /* test rax, */
+		e4(e, ~(0xfffu & ~(size - 1)));
+		cold_add(x, e_jcc(e, CC_NE), insn_site(x, ti));
+	} else {
+		E(e, 0x48, 0x3d); /* cmp rax, */
+		e4(e, 0x1000 - size);
+		cold_add(x, e_jcc(e, CC_A), insn_site(x, ti));
+	}
+	e_gs_base(e, 0x8b, T1, T1, TLB_FIELD(x, host));
+}

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * block.c - translation of one block
+ *
+ * A block is straight-line guest code inside one page: it goes on after a
+ * conditional jump that is not taken and ends at the first instruction that
+ * always leaves, at one that runs into the next page, or at a full block.
+ *
+ * Which flags are live is found backwards from the exits.  An exit inside the
+ * page looks ahead at its target: a change of that code also forgets this
+ * block, so what was seen there stays true.  Everywhere else all are live.
+ */
+#include "hv/soft/trans/trans.h"
+
+enum { LOOK_AHEAD = 8 };
+
+/* -- flags ---------------------------------------------------------------- */
+
+void flags_save(struct tctx *x)
+{
+	/* lahf; seto al; mov gs:[flags], ax */
+	E(&x->e, 0x9f, 0x0f, 0x90, 0xc0, 0x65, 0x66, 0x89, 0x04, 0x25);
+	e4(&x->e, GS(tr.flags));
+	x->fl_mem = true;
+}
+
+void flags_restore(struct tctx *x)
+{
+	/* movzx eax, word gs:[flags]; add al, 0x7f (sets OF); sahf */
+	E(&x->e, 0x65, 0x0f, 0xb7, 0x04, 0x25);
+	e4(&x->e, GS(tr.flags));
+	E(&x->e, 0x04, 0x7f, 0x9e);
+	x->fl_host = true;
+}
+
+/* A shift or rotation by CL changes no flag when the count is zero. */
+static bool counts_by_cl(const ZydisDecodedInstruction *i)
+{
+	return i->opcode_map == ZYDIS_OPCODE_MAP_0F
+		       ? i->opcode == 0xa5 || i->opcode == 0xad
+		       : i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+				 (i->opcode == 0xd2 || i->opcode == 0xd3);
+}
+
+static bool may_skip(const ZydisDecodedInstruction *i)
+{
+	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return false;
+	if (counts_by_cl(i))
+		return true;
+	if (i->meta.category == ZYDIS_CATEGORY_SHIFT ||
+	    i->meta.category == ZYDIS_CATEGORY_ROTATE)
+		return i->raw.imm[0].size &&
+		       !(i->raw.imm[0].value.u &
+			 (i->operand_width == 64 ? 63 : 31));
+	return i->meta.category == ZYDIS_CATEGORY_STRINGOP &&
+	       i->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+				ZYDIS_ATTRIB_HAS_REPNE);
+}
+
+/* Near branches; of the other enders nothing is known about flags. */
+static bool plain_branch(const ZydisDecodedInstruction *i)
+{
+	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return false;
+	return i->meta.category == ZYDIS_CATEGORY_COND_BR ||
+	       i->mnemonic == ZYDIS_MNEMONIC_JMP ||
+	       i->mnemonic == ZYDIS_MNEMONIC_CALL ||
+	       i->mnemonic == ZYDIS_MNEMONIC_RET;
+}
+
+static void flag_effects(const ZydisDecodedInstruction *i, uint16_t *reads,
+			 uint16_t *writes, uint16_t *kills)
+{
+	const ZydisAccessedFlags *f = i->cpu_flags;
+
+	*reads = *writes = *kills = 0;
+	if (!f)
+		return;
+	*reads = (uint16_t)(f->tested & FL_ARITH);
+	*writes =
+		(uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) &
+			   FL_ARITH);
+	*kills = *writes;
+	if (may_skip(i)) {
+		*reads |= *writes;
+		*kills = 0;
+	}
+}
+
+/* Flags that code at p (avail bytes, at lin) needs. */
+static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
+		     unsigned depth)
+{
+	const struct tblock *tb = x->tb;
+	const uint8_t *page = x->c->tr.look_page;
+	uint16_t live = 0, open = FL_ARITH;
+
+	for (unsigned n = 0; n < LOOK_AHEAD && open; n++) {
+		unsigned off = lin & 0xfff;
+		ZydisDecodedInstruction i;
+		ZydisDecoderContext ctx;
+		uint16_t r, w, k;
+
+		if ((lin ^ tb->lin) & ~0xfffull)
+			return live | open;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+			    z, &ctx, page + off, 0x1000 - off, &i)))
+			return live | open;
+		code_mark(x->c->tr.look_code, off, i.length);
+		flag_effects(&i, &r, &w, &k);
+		live |= r & open;
+		if (i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+		    i.meta.category == ZYDIS_CATEGORY_RET ||
+		    i.meta.category == ZYDIS_CATEGORY_SYSCALL ||
+		    i.meta.category == ZYDIS_CATEGORY_SYSRET ||
+		    i.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+		    i.meta.category == ZYDIS_CATEGORY_SYSTEM ||
+		    i.mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+		    i.mnemonic == ZYDIS_MNEMONIC_PUSHF ||
+		    i.mnemonic == ZYDIS_MNEMONIC_UD2 ||
+		    i.mnemonic == ZYDIS_MNEMONIC_LAHF) {
+			uint64_t to =
+				lin + i.length + (uint64_t)i.raw.imm[0].value.s;
+
+			if (!depth || !plain_branch(&i) ||
+			    !i.raw.imm[0].is_relative ||
+			    i.meta.category == ZYDIS_CATEGORY_CALL)
+				return live | open;
+			if (i.meta.category == ZYDIS_CATEGORY_UNCOND_BR) {
+				lin = to;
+				depth--;
+				continue;
+			}
+			live |= look(x, z, to, depth - 1) & open;
+		}
+		open &= (uint16_t)~k;
+		lin += i.length;
+	}
+	return live | open;
+}
+
+uint16_t live_at(struct tctx *x, uint64_t target)
+{
+	ZydisDecoder z;
+
+	if ((target ^ x->tb->lin) & ~0xfffull)
+		return FL_ARITH;
+	ZydisDecoderInit(&z, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(&z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	return look(x, &z, target, 2);
+}
+
+uint64_t branch_target(const struct tinsn *ti)
+{
+	return ti->rip + ti->d.i.length + (uint64_t)ti->d.i.raw.imm[0].value.s;
+}
+
+/* Backwards; exits of conditional jumps add what their targets need. */
+static void liveness(struct tctx *x, uint16_t live)
+{
+	for (unsigned n = x->n; n--;) {
+		struct tinsn *ti = &x->ti[n];
+		const ZydisDecodedInstruction *i = &ti->d.i;
+
+		if (plain_branch(i) && i->raw.imm[0].is_relative) {
+			uint64_t to = branch_target(ti);
+
+			if (i->meta.category == ZYDIS_CATEGORY_COND_BR)
+				live |= live_at(x, to);
+			else
+				live = live_at(x, to);
+		}
+		ti->live_out = live;
+		live = (uint16_t)((live & ~ti->kills) | ti->reads);
+		ti->live_in = live;
+	}
+}
+
+/* -- exits ---------------------------------------------------------------- */
+
+static void stub_site(struct tctx *x, unsigned site)
+{
+	e_gs_imm(&x->e, GS(tr.site), site);
+	e_jmp_to(&x->e, x->t->thunk_site);
+}
+
+/* Go to target, when cc >= 0 on that condition. */
+void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
+{
+	struct trans *t = x->t;
+	unsigned site;
+	uint8_t *at;
+
+	if (live && x->fl_host && !x->fl_mem)
+		flags_save(x);
+	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
+	if (target == x->tb->lin && x->mmu == x->tb->key >> 24 && !x->e.full) {
+		e_aim(at, x->tb->entry);
+		return;
+	}
+	site = trans_new_site(t, SITE_CHAIN, target);
+	t->site[site].patch = at;
+	t->site[site].checked = (target ^ x->tb->lin) & ~0xfffull;
+	cold_add(x, at, site);
+}
+
+/* -- the block ------------------------------------------------------------ */
+
+static bool is_vec(const struct decoded *d)
+{
+	for (unsigned n = 0; n < d->i.operand_count; n++) {
+		const ZydisDecodedOperand *op = &d->op[n];
+		ZydisRegisterClass cl;
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		cl = ZydisRegisterGetClass(op->reg.value);
+		if (cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM)
+			return true;
+	}
+	return d->i.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+	       d->i.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+}
+
+/* Decode the block's instructions; true: it goes on behind the last. */
+static bool collect(struct tctx *x, struct code_page *p)
+{
+	struct cpu *c = x->c;
+	unsigned off = p->gpa & 0xfff;
+	const uint8_t *page = p->host - off;
+	uint64_t rip = x->tb->lin;
+
+	while (x->n < TRANS_INSNS && off < 0x1000) {
+		struct tinsn *ti = &x->ti[x->n];
+		unsigned avail = MIN(15u, 0x1000 - off);
+
+		code_mark(p, off, avail);
+		if (decode_full(c, page + off, avail, &ti->in, &ti->d) == -2)
+			break;
+		ti->rip = rip;
+		ti->site = -1;
+		ti->vec = false;
+		ti->reads = ti->writes = ti->kills = 0;
+		x->n++;
+		if (!ti->d.i.length) { /* raises when run */
+			ti->d.i.meta.category = ZYDIS_CATEGORY_SYSTEM;
+			ti->reads = FL_ARITH;
+			return false;
+		}
+		flag_effects(&ti->d.i, &ti->reads, &ti->writes, &ti->kills);
+		ti->vec = is_vec(&ti->d);
+		off += ti->in.len;
+		rip += ti->in.len;
+		if (ti->in.flags & IN_ENDS) {
+			if (!plain_branch(&ti->d.i))
+				ti->reads = FL_ARITH;
+			if (ti->d.i.meta.category != ZYDIS_CATEGORY_COND_BR)
+				return false;
+		}
+	}
+	return true;
+}
+
+static void emit_interp(struct tctx *x, struct tinsn *ti, bool ends)
+{
+	unsigned s;
+
+	flags_spill(x, ti);
+	s = insn_site(x, ti);
+	stub_site(x, s);
+	if (ends)
+		return;
+	x->fl_host = x->fl_mem = true;
+}
+
+static void emit_body(struct tctx *x, bool goes_on)
+{
+	struct trans *t = x->t;
+	bool ends = false;
+
+	for (unsigned n = 0; n < x->n && !ends; n++) {
+		struct tinsn *ti = &x->ti[n];
+		bool ender = ti->in.flags & IN_ENDS;
+
+		if (ender && plain_branch(&ti->d.i) &&
+		    emit_flow(x, ti, &ends)) {
+			/* done */
+		} else if (ender) {
+			emit_interp(x, ti, true);
+			ends = true;
+			ti->site = -1; /* never resumes */
+		} else if (!emit_insn(x, ti)) {
+			emit_interp(x, ti, false);
+		}
+		if (ti->site >= 0 && !ends)
+			t->site[ti->site].resume = x->e.p;
+	}
+	if (!ends)
+		emit_exit(x, x->ti[x->n - 1].rip + x->ti[x->n - 1].in.len,
+			  goes_on ? x->ti[x->n - 1].live_out : FL_ARITH, -1);
+}
+
+static void emit_head(struct tctx *x)
+{
+	struct tblock *tb = x->tb;
+	struct trans *t = x->t;
+	unsigned here = trans_new_site(t, SITE_HERE, tb->lin);
+	struct emit *e = &x->e;
+	uint8_t *past;
+
+	tb->miss = e->p;
+	stub_site(x, here);
+	tb->checked = e->p;
+	e_imm(e, T0, xtab_id(tb->lin, tb->gpa));
+	e_gs(e, 1, 0x39, T0,
+	     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(tb->lin)) * 8);
+	cold_add(x, e_jcc(e, CC_NE), here);
+	tb->entry = e->p;
+	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
+	e4(e, GS(request));
+	e1(e, 0);
+	cold_add(x, e_jcc(e, CC_NE), here);
+	if (!x->vec)
+		return;
+	E(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[vec_loaded], 0 */
+	e4(e, GS(tr.vec_loaded));
+	e1(e, 0);
+	past = e_jcc(e, CC_E);
+	cold_add(x, past, trans_new_site(t, SITE_VEC, tb->lin));
+	t->site[t->nsites - 1].resume = e->p;
+}
+
+struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p)
+{
+	struct tctx x = { .t = t, .c = t->c, .ti = t->scratch };
+	struct tblock *tb = &t->block[t->nblocks++];
+	uint16_t live;
+	bool goes_on;
+
+	*tb = (struct tblock){ .lin = lin,
+			       .gpa = p->gpa,
+			       .key = trans_key(t->c),
+			       .page = p->page };
+	x.tb = tb;
+	ctx_mmu(&x, t->c->mmu);
+	x.e.p = t->rw + t->used;
+	x.e.end = t->rw + CODE_SIZE;
+	t->c->tr.look_page = p->host - (p->gpa & 0xfff);
+	t->c->tr.look_code = p;
+	goes_on = collect(&x, p);
+	if (!x.n)
+		return tb;
+	for (unsigned n = 0; n < x.n; n++)
+		x.vec |= x.ti[n].vec;
+	live = goes_on ? live_at(&x, x.ti[x.n - 1].rip + x.ti[x.n - 1].in.len)
+		       : FL_ARITH;
+	liveness(&x, live);
+	x.fl_mem = true;
+	emit_head(&x);
+	emit_body(&x, goes_on);
+	for (unsigned n = 0; n < x.ncold; n++) {
+		unsigned site = x.cold[n].site;
+
+		e_aim(x.cold[n].at, x.e.p);
+		e_gs_imm(&x.e, GS(tr.site), site);
+		e_jmp_to(&x.e, t->site[site].type == SITE_INDIRECT
+				       ? t->thunk_indirect
+				       : t->thunk_site);
+	}
+	if (x.e.full) {
+		tb->entry = NULL;
+		return tb;
+	}
+	t->used = (size_t)(ALIGN_UP((uintptr_t)x.e.p, 16) - (uintptr_t)t->rw);
+	return tb;
+}

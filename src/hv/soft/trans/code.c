@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * code.c - translated code of one vCPU: memory, thunks, finding, forgetting
+ *
+ * Code memory is one memfd mapped twice, writable and executable, never both
+ * at one address.  Code is only added; when it is full everything is dropped.
+ *
+ * A block whose page changed is killed: its entry becomes a jump to the stub
+ * that looks the address up anew, so that jumps aimed at it stay valid.  The
+ * pages to look at come from code_written(), on any thread, through c->stale.
+ */
+#include "hv/soft/trans/trans.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hv/soft/x86/fpu.h"
+
+enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80 };
+
+static void *trans_site(struct cpu *c);
+
+/* -- memory --------------------------------------------------------------- */
+
+static void *reserve(size_t n)
+{
+	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int code_memory(struct trans *t)
+{
+	int fd = memfd_create("husk-code", MFD_CLOEXEC), ret = 0;
+	void *rw, *rx;
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, CODE_SIZE)) {
+		ret = -errno;
+		close(fd);
+		return ret;
+	}
+	rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE,
+		  MAP_SHARED | MAP_NORESERVE, fd, 0);
+	rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	ret = -errno;
+	close(fd);
+	if (rw == MAP_FAILED || rx == MAP_FAILED) {
+		if (rw != MAP_FAILED)
+			munmap(rw, CODE_SIZE);
+		if (rx != MAP_FAILED)
+			munmap(rx, CODE_SIZE);
+		return ret;
+	}
+	t->rw = rw;
+	t->to_rx = (uint8_t *)rx - t->rw;
+	return 0;
+}
+
+/* -- thunks --------------------------------------------------------------- */
+
+static void load_registers(struct emit *e)
+{
+	for (unsigned n = 0; n < 16; n++)
+		if (host_reg(n) >= 0)
+			e_gs_load(e, (unsigned)host_reg(n), GS_GPR(n));
+}
+
+static void store_registers(struct emit *e)
+{
+	for (unsigned n = 0; n < 16; n++)
+		if (host_reg(n) >= 0)
+			e_gs_store(e, (unsigned)host_reg(n), GS_GPR(n));
+}
+
+/* v(insert|extract)f128 of ymm n and gs:[off] */
+static void ymm_high(struct emit *e, unsigned n, uint32_t off, bool store)
+{
+	e1(e, 0x65);
+	e1(e, 0xc4);
+	e1(e, (uint8_t)((n > 7 ? 0 : 0x80) | 0x60 | 3));
+	e1(e, store ? 0x7d : (uint8_t)(0x05 | (~n & 15) << 3));
+	e1(e, store ? 0x19 : 0x18);
+	e_mem(e, n, -1, -1, 0, (int32_t)off);
+	e1(e, 1);
+}
+
+static void xmm_low(struct emit *e, unsigned n, uint32_t off, bool store)
+{
+	e1(e, 0x65);
+	if (n > 7)
+		e1(e, 0x44);
+	e1(e, 0x0f);
+	e1(e, store ? 0x11 : 0x10);
+	e_mem(e, n, -1, -1, 0, (int32_t)off);
+}
+
+/* ldmxcsr (2) or stmxcsr (3) gs:[off] */
+static void mxcsr(struct emit *e, unsigned op, uint32_t off)
+{
+	E(e, 0x65, 0x0f, 0xae);
+	e_mem(e, op, -1, -1, 0, (int32_t)off);
+}
+
+static void set_byte(struct emit *e, uint32_t off, uint8_t v)
+{
+	E(e, 0x65, 0xc6, 0x04, 0x25);
+	e4(e, off);
+	e1(e, v);
+}
+
+static void emit_vec_load(struct emit *e)
+{
+	for (unsigned n = 0; n < 16; n++) {
+		xmm_low(e, n, GS(fpu) + FX_XMM + 16 * n, false);
+		ymm_high(e, n, GS(fpu) + FX_YMM + 16 * n, false);
+	}
+	mxcsr(e, 2, GS(fpu) + FX_MXCSR);
+	set_byte(e, GS(tr.vec_loaded), 1);
+}
+
+static void emit_vec_store(struct emit *e)
+{
+	for (unsigned n = 0; n < 16; n++) {
+		xmm_low(e, n, GS(fpu) + FX_XMM + 16 * n, true);
+		ymm_high(e, n, GS(fpu) + FX_YMM + 16 * n, true);
+	}
+	mxcsr(e, 3, GS(fpu) + FX_MXCSR);
+	E(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
+	mxcsr(e, 2, GS(tr.host_mxcsr));
+	set_byte(e, GS(tr.vec_loaded), 0);
+}
+
+/* cmp byte gs:[off], 0; je: where to aim */
+static uint8_t *unless(struct emit *e, uint32_t off)
+{
+	E(e, 0x65, 0x80, 0x3c, 0x25);
+	e4(e, off);
+	e1(e, 0);
+	return e_jcc(e, CC_E);
+}
+
+static void emit_thunks(struct trans *t)
+{
+	struct emit em = { t->rw, t->rw + CODE_SIZE, false }, *e = &em;
+	uint8_t *enter, *skip, *out;
+
+	enter = e->p;
+	E(e, 0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57);
+	E(e, 0x48, 0x83, 0xec, 0x08); /* sub rsp, 8: calls see it aligned */
+	e_gs_store(e, H_RSI, GS(tr.resume));
+	load_registers(e);
+	E(e, 0x65, 0xff, 0x24, 0x25); /* jmp gs:[resume] */
+	e4(e, GS(tr.resume));
+
+	t->thunk_indirect = e->p;
+	e_gs_store(e, T0, GS(tr.target));
+	t->thunk_site = e->p;
+	store_registers(e);
+	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25); /* movzx eax, byte gs:[] */
+	e4(e, GS(tr.vec_loaded));
+	E(e, 0x65, 0x88, 0x04, 0x25); /* mov gs:[], al */
+	e4(e, GS(tr.vec_want));
+	skip = unless(e, GS(tr.vec_loaded));
+	emit_vec_store(e);
+	e_aim(skip, e->p);
+	e_gs_load(e, H_RDI, GS(tr.self));
+	e_imm(e, H_RAX, (uintptr_t)trans_site);
+	E(e, 0xff, 0xd0);	/* call rax */
+	E(e, 0x48, 0x85, 0xc0); /* test rax, rax */
+	out = e_jcc(e, CC_E);
+	e_gs_store(e, H_RAX, GS(tr.resume));
+	skip = unless(e, GS(tr.vec_want));
+	emit_vec_load(e);
+	e_aim(skip, e->p);
+	load_registers(e);
+	/* movzx eax, word gs:[flags]; add al, 0x7f; sahf */
+	E(e, 0x65, 0x0f, 0xb7, 0x04, 0x25);
+	e4(e, GS(tr.flags));
+	E(e, 0x04, 0x7f, 0x9e);
+	E(e, 0x65, 0xff, 0x24, 0x25);
+	e4(e, GS(tr.resume));
+
+	e_aim(out, e->p);
+	E(e, 0x48, 0x83, 0xc4, 0x08);
+	E(e, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3);
+	t->used = t->thunks = (size_t)(e->p - t->rw);
+	t->enter = (void (*)(struct cpu *, const uint8_t *))(
+		uintptr_t)(enter + t->to_rx);
+}
+
+/* An empty entry holds an address that is looked up elsewhere. */
+static void itab_clear(struct cpu *c, unsigned mmu)
+{
+	for (unsigned i = 0; i < ITAB_SIZE; i++)
+		c->itab[mmu][i] = (struct itab_entry){ .rip = i ^ 1 };
+}
+
+/* -- life ----------------------------------------------------------------- */
+
+int trans_init(struct cpu *c)
+{
+	struct trans *t = calloc(1, sizeof(*t));
+	int ret;
+
+	if (!t)
+		return -ENOMEM;
+	c->trans = t;
+	t->c = c;
+	t->hot = HOT;
+	t->site = reserve(MAX_SITES * sizeof(*t->site));
+	t->insn = reserve(MAX_TINSNS * sizeof(*t->insn));
+	t->block = reserve(MAX_TBLOCKS * sizeof(*t->block));
+	t->scratch = reserve(TRANS_INSNS * sizeof(*t->scratch));
+	ret = -ENOMEM;
+	if (t->site && t->insn && t->block && t->scratch)
+		ret = code_memory(t);
+	if (ret) {
+		trans_finish(c);
+		return ret;
+	}
+	emit_thunks(t);
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		itab_clear(c, m);
+	c->tr.self = c;
+	c->tr.host_mxcsr = HOST_MXCSR;
+	return 0;
+}
+
+static void release(void *p, size_t n)
+{
+	if (p)
+		munmap(p, n);
+}
+
+void trans_finish(struct cpu *c)
+{
+	struct trans *t = c->trans;
+
+	if (!t)
+		return;
+	release(t->site, MAX_SITES * sizeof(*t->site));
+	release(t->insn, MAX_TINSNS * sizeof(*t->insn));
+	release(t->block, MAX_TBLOCKS * sizeof(*t->block));
+	release(t->scratch, TRANS_INSNS * sizeof(*t->scratch));
+	if (t->rw) {
+		munmap(t->rw + t->to_rx, CODE_SIZE);
+		munmap(t->rw, CODE_SIZE);
+	}
+	free(t);
+	c->trans = NULL;
+}
+
+unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip)
+{
+	struct site *s = &t->site[t->nsites];
+
+	*s = (struct site){ .type = (uint8_t)type, .rip = rip };
+	return t->nsites++;
+}
+
+struct insn *trans_keep_insn(struct trans *t, const struct insn *in)
+{
+	t->insn[t->ninsns] = *in;
+	return &t->insn[t->ninsns++];
+}
+
+/* -- forgetting ----------------------------------------------------------- */
+
+static unsigned hash_of(uint64_t a, uint64_t b)
+{
+	return (unsigned)(((a ^ (b << 13)) * 0x9e3779b97f4a7c15ull) >> 50);
+}
+
+static unsigned page_hash(const struct soft_page *p)
+{
+	return hash_of((uintptr_t)p / sizeof(*p), 0);
+}
+
+static void forget_all(struct trans *t)
+{
+	memset(t->hash, 0, sizeof(t->hash));
+	memset(t->by_page, 0, sizeof(t->by_page));
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		itab_clear(t->c, m);
+	t->nsites = t->ninsns = t->nblocks = 0;
+	t->used = t->thunks;
+	t->c->stats.code_flushes++;
+}
+
+static void kill_page(struct trans *t, struct soft_page *page)
+{
+	struct tblock **at = &t->by_page[page_hash(page)], *b;
+
+	while ((b = *at)) {
+		if (b->page != page) {
+			at = &b->next_page;
+			continue;
+		}
+		*at = b->next_page;
+		b->dead = true;
+		if (!b->entry)
+			continue;
+		b->entry[0] = 0xe9;
+		e_aim(b->entry + 1, b->miss);
+	}
+}
+
+/* What code_written() and cache_forget() asked for. */
+static void catch_up(struct trans *t)
+{
+	struct cpu *c = t->c;
+	struct soft_page *page[MAX_STALE];
+	unsigned n;
+
+	pthread_mutex_lock(&c->vm->code);
+	n = c->nstale;
+	memcpy(page, c->stale, n * sizeof(page[0]));
+	atomic_store(&c->nstale, 0);
+	pthread_mutex_unlock(&c->vm->code);
+	if (n == MAX_STALE) {
+		forget_all(t);
+		return;
+	}
+	while (n--)
+		kill_page(t, page[n]);
+}
+
+/* -- finding -------------------------------------------------------------- */
+
+static struct itab_entry *itab_at(struct cpu *c, uint64_t rip)
+{
+	return &c->itab[c->mmu][(rip ^ (rip >> 12)) & (ITAB_SIZE - 1)];
+}
+
+static bool room(const struct trans *t)
+{
+	return t->used + CODE_ROOM <= CODE_SIZE &&
+	       t->nsites + MAX_COLD + 2 <= MAX_SITES &&
+	       t->ninsns + TRANS_INSNS <= MAX_TINSNS &&
+	       t->nblocks < MAX_TBLOCKS;
+}
+
+static struct tblock *translate(struct trans *t, uint64_t lin,
+				struct code_page *p)
+{
+	struct cpu *c = t->c;
+	struct tblock *b = NULL;
+	unsigned h;
+
+	if (!room(t))
+		forget_all(t);
+	while (!b) {
+		code_claim(c, p);
+		pthread_mutex_lock(&c->vm->code);
+		if (atomic_load(&p->page->state) & PAGE_CODE) {
+			b = trans_block(t, lin, p);
+			h = hash_of(b->gpa, b->key);
+			b->next = t->hash[h];
+			t->hash[h] = b;
+			h = page_hash(b->page);
+			b->next_page = t->by_page[h];
+			t->by_page[h] = b;
+		}
+		pthread_mutex_unlock(&c->vm->code);
+	}
+	c->stats.translations++;
+	return b;
+}
+
+/* The block at rip, translated when it is hot; NULL: interpret.  Faults. */
+static struct tblock *find(struct trans *t, uint64_t lin)
+{
+	struct cpu *c = t->c;
+	struct code_page p;
+	struct tblock *b;
+	uint32_t key = trans_key(c);
+	struct block *cold;
+
+	if (!code_at(c, lin, &p) || p.gpa >> 40)
+		return NULL;
+	for (b = t->hash[hash_of(p.gpa, key)]; b; b = b->next)
+		if (b->lin == lin && b->gpa == p.gpa && b->key == key &&
+		    !b->dead)
+			return b->entry ? b : NULL;
+	if (t->hot) {
+		cold = cache_find(c);
+		if (++cold->heat < t->hot)
+			return NULL;
+	}
+	b = translate(t, lin, &p);
+	return b->entry ? b : NULL;
+}
+
+static void flags_in(struct cpu *c)
+{
+	uint64_t f = c->rflags;
+
+	c->tr.flags = (uint16_t)((f & 0xd5) << 8 | 2 << 8 | ((f >> 11) & 1));
+}
+
+static void flags_out(struct cpu *c)
+{
+	uint16_t f = c->tr.flags;
+
+	c->rflags = (c->rflags & ~(uint64_t)FL_ARITH) | ((f >> 8) & 0xd5) |
+		    (uint64_t)(f & 1) << 11;
+}
+
+/* Something for the loop: it must look before the next block runs. */
+static bool loop_wanted(const struct cpu *c)
+{
+	return atomic_load_explicit(&c->request, memory_order_relaxed) ||
+	       c->irq_check || c->inhibit || c->inhibit_ss || c->trap_now ||
+	       c->debug || c->mp != HV_MP_RUNNABLE ||
+	       c->rflags & (FL_TF | FL_RF) || c->dr7 & 0xff ||
+	       atomic_load_explicit(&c->nmi_pending, memory_order_relaxed);
+}
+
+/*
+ * Where to go on at c->rip, NULL: back to the loop.  chain: a jump that may
+ * be aimed at what is found.  look: the table cannot know (its block sent us).
+ */
+static uint8_t *next(struct trans *t, const struct site *chain, bool look)
+{
+	struct cpu *c = t->c;
+	uint64_t lin = c->rip;
+	struct itab_entry *it;
+	struct tblock *b;
+	uint8_t *patch = chain ? chain->patch : NULL;
+	bool checked = !chain || chain->checked;
+	uint64_t flushes;
+
+	if (loop_wanted(c) || c->mode != MODE_64 ||
+	    atomic_load_explicit(&c->nstale, memory_order_relaxed))
+		return NULL;
+	if (t->itab_key[c->mmu] != c->mode_key) {
+		itab_clear(c, c->mmu);
+		t->itab_key[c->mmu] = c->mode_key;
+	}
+	it = itab_at(c, lin);
+	if (!chain && !look && it->rip == lin) {
+		flags_in(c);
+		return (uint8_t *)(uintptr_t)it->code - t->to_rx;
+	}
+	flushes = c->stats.code_flushes;
+	b = find(t, lin);
+	if (!b)
+		return NULL;
+	/* Everything was dropped: the jump is no more. */
+	if (flushes != c->stats.code_flushes)
+		patch = NULL;
+	it->rip = lin;
+	it->code = (uintptr_t)(b->checked + t->to_rx);
+	if (patch)
+		e_aim(patch, checked ? b->checked : b->entry);
+	flags_in(c);
+	return b->entry;
+}
+
+static bool vec_ready(const struct cpu *c)
+{
+	return (fx32(c->fpu, FX_MXCSR) & MXCSR_MASKS) == MXCSR_MASKS;
+}
+
+static bool canonical(uint64_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+
+static uint8_t *at_insn(struct trans *t, const struct site *s)
+{
+	struct cpu *c = t->c;
+
+	c->gpr[R_NEXT] = s->rip + s->in->len;
+	c->leave_block = false;
+	s->in->fn(c, s->in);
+	c->rip = c->gpr[R_NEXT];
+	c->replay.done = c->replay.at = 0;
+	c->stats.interpreted++;
+	if (!s->resume || c->leave_block || (c->tr.vec_want && !vec_ready(c))) {
+		c->tr.vec_want = 0;
+		return next(t, NULL, false);
+	}
+	flags_in(c);
+	return s->resume;
+}
+
+/* Called by the thunk with the guest's registers in c; where to go on. */
+static void *trans_site(struct cpu *c)
+{
+	struct trans *t = c->trans;
+	struct site *s = &t->site[c->tr.site];
+	uint8_t *to = NULL;
+
+	flags_out(c);
+	c->rip = s->rip;
+	if (s->type != SITE_INSN)
+		c->tr.vec_want = 0;
+	switch (s->type) {
+	case SITE_INSN: to = at_insn(t, s); break;
+	case SITE_CHAIN: to = next(t, s, false); break;
+	case SITE_HERE: to = next(t, NULL, true); break;
+	case SITE_INDIRECT:
+		if (!canonical(c->tr.target)) {
+			c->gpr[R_RSP] += (uint64_t)(int64_t)s->undo;
+			x86_gp(c, 0);
+		}
+		c->rip = c->tr.target;
+		to = next(t, NULL, false);
+		break;
+	case SITE_VEC:
+		if (!vec_ready(c)) {
+			c->tr.interpret = true;
+			break;
+		}
+		c->tr.vec_want = 1;
+		flags_in(c);
+		to = s->resume;
+		break;
+	}
+	return to ? to + t->to_rx : NULL;
+}
+
+bool trans_run(struct cpu *c)
+{
+	struct trans *t = c->trans;
+	uint8_t *to;
+
+	if (c->mode != MODE_64)
+		return false;
+	if (atomic_load_explicit(&c->nstale, memory_order_acquire))
+		catch_up(t);
+	if (c->tr.interpret) {
+		c->tr.interpret = false;
+		return false;
+	}
+	to = next(t, NULL, false);
+	if (!to)
+		return false;
+	c->tr.vec_loaded = 0;
+	t->enter(c, to + t->to_rx);
+	return true;
+}

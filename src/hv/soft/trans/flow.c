@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * flow.c - translation of jumps, calls and returns
+ *
+ * A direct exit is a jump that is aimed at the target's block once that is
+ * known.  An indirect one finds the target in a table by its address.
+ */
+#include "hv/soft/trans/trans.h"
+
+/* T0 is the target.  undo: what to add to rsp if the branch must fault. */
+static void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
+{
+	struct emit *e = &x->e;
+	uint32_t table = GS(itab) + x->mmu * (uint32_t)sizeof(x->c->itab[0]);
+	unsigned site = trans_new_site(x->t, SITE_INDIRECT, ti->rip);
+
+	x->t->site[site].undo = undo;
+	e_mov(e, T1, T0);
+	E(e, 0x49, 0xc1, 0xef, 12); /* shr r15, 12 */
+	e_rr(e, 0x31, T1, T0);	    /* xor r15, rax */
+	E(e, 0x41, 0x81, 0xe7);	    /* and r15d, */
+	e4(e, ITAB_SIZE - 1);
+	E(e, 0x41, 0xc1, 0xe7, 4); /* shl r15d, 4 */
+	e_gs_base(e, 0x3b, T0, T1,
+		  table + (uint32_t)offsetof(struct itab_entry, rip));
+	cold_add(x, e_jcc(e, CC_NE), site);
+	/* jmp gs:[r15 + table.code] */
+	E(e, 0x65, 0x41, 0xff, 0xa7);
+	e4(e, table + (uint32_t)offsetof(struct itab_entry, code));
+}
+
+/* Load the operand of a near indirect branch into T0; flags are spilled. */
+static bool load_target(struct tctx *x, struct tinsn *ti)
+{
+	const ZydisDecodedOperand *op = &ti->d.op[0];
+	unsigned g;
+
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		emit_address(x, ti, op);
+		emit_lookup(x, ti, 8, false, false);
+		e_op_mem(&x->e, 0x8b, T0, T0, T1, 0, 0);
+		return true;
+	}
+	g = reg_number(op->reg.value);
+	if (host_reg(g) < 0)
+		e_gs_load(&x->e, T0, GS_GPR(g));
+	else
+		e_mov(&x->e, T0, (unsigned)host_reg(g));
+	return true;
+}
+
+/* Push the address behind the call. */
+static void push_return(struct tctx *x, struct tinsn *ti)
+{
+	uint64_t ret = ti->rip + ti->d.i.length;
+	struct emit *e = &x->e;
+
+	emit_reg_disp(x, R_RSP, -8);
+	emit_lookup(x, ti, 8, true, false);
+	if (ret == (uint64_t)(int64_t)(int32_t)ret) {
+		e_op_mem(e, 0xc7, 0, T0, T1, 0, 0);
+		e4(e, (uint32_t)ret);
+	} else {
+		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
+		e_imm(e, T1, ret);
+		e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
+	}
+	e_op_mem(e, 0x8d, G_RSP, G_RSP, -1, 0, -8);
+}
+
+static bool near64(const struct tinsn *ti)
+{
+	const ZydisDecodedInstruction *i = &ti->d.i;
+
+	return i->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+	       !(i->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+}
+
+static bool emit_call(struct tctx *x, struct tinsn *ti)
+{
+	flags_spill(x, ti);
+	if (ti->d.i.raw.imm[0].is_relative) {
+		push_return(x, ti);
+		emit_exit(x, branch_target(ti), 0, -1);
+		return true;
+	}
+	if (ti->d.op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		load_target(x, ti);
+		e_gs_store(&x->e, T0, GS(tr.temp));
+		push_return(x, ti);
+		e_gs_load(&x->e, T0, GS(tr.temp));
+	} else if (reg_number(ti->d.op[0].reg.value) == R_RSP) {
+		return false;
+	} else {
+		push_return(x, ti);
+		load_target(x, ti);
+	}
+	emit_indirect(x, ti, 8);
+	return true;
+}
+
+static bool emit_ret(struct tctx *x, struct tinsn *ti)
+{
+	uint32_t drop = ti->d.i.raw.imm[0].size
+				? (uint32_t)ti->d.i.raw.imm[0].value.u
+				: 0;
+
+	if (drop > 0x7ff0)
+		return false;
+	flags_spill(x, ti);
+	emit_reg_disp(x, R_RSP, 0);
+	emit_lookup(x, ti, 8, false, false);
+	e_op_mem(&x->e, 0x8b, T0, T0, T1, 0, 0);
+	e_op_mem(&x->e, 0x8d, G_RSP, G_RSP, -1, 0, (int32_t)(8 + drop));
+	emit_indirect(x, ti, (int16_t) - (int)(8 + drop));
+	return true;
+}
+
+/* JECXZ JRCXZ: no flags, and the host's jump is short. */
+static bool emit_jrcxz(struct tctx *x, struct tinsn *ti, uint16_t live)
+{
+	struct emit *e = &x->e;
+	uint8_t *over;
+
+	if (live && x->fl_host && !x->fl_mem)
+		flags_save(x);
+	if (ti->d.i.mnemonic == ZYDIS_MNEMONIC_JECXZ)
+		e1(e, 0x67);
+	E(e, 0xe3, 0x02, 0xeb, 0x05); /* jrcxz +2; jmp +5 */
+	over = e->p;
+	emit_exit(x, branch_target(ti), 0, -1);
+	return e->p == over + 5 || e->full;
+}
+
+bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
+{
+	const ZydisDecodedInstruction *i = &ti->d.i;
+
+	if (ti->in.fn == op_undefined || !near64(ti))
+		return false;
+	switch (i->meta.category) {
+	case ZYDIS_CATEGORY_COND_BR: {
+		uint64_t to = branch_target(ti);
+		uint16_t live = live_at(x, to);
+		unsigned cc = i->opcode & 15;
+
+		if (i->mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
+		    i->mnemonic == ZYDIS_MNEMONIC_JECXZ)
+			return emit_jrcxz(x, ti, live);
+		if (i->mnemonic == ZYDIS_MNEMONIC_LOOP ||
+		    i->mnemonic == ZYDIS_MNEMONIC_LOOPE ||
+		    i->mnemonic == ZYDIS_MNEMONIC_LOOPNE)
+			return false;
+		if (!x->fl_host)
+			flags_restore(x);
+		emit_exit(x, to, live, (int)cc);
+		return true;
+	}
+	case ZYDIS_CATEGORY_UNCOND_BR:
+		if (i->raw.imm[0].is_relative) {
+			emit_exit(x, branch_target(ti), ti->live_out, -1);
+		} else {
+			flags_spill(x, ti);
+			load_target(x, ti);
+			emit_indirect(x, ti, 0);
+		}
+		*ends = true;
+		return true;
+	case ZYDIS_CATEGORY_CALL:
+		if (ti->d.op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    reg_number(ti->d.op[0].reg.value) == R_RSP)
+			return false;
+		*ends = true;
+		return emit_call(x, ti);
+	case ZYDIS_CATEGORY_RET:
+		if (i->raw.imm[0].size && i->raw.imm[0].value.u > 0x7ff0)
+			return false;
+		*ends = true;
+		return emit_ret(x, ti);
+	default: return false;
+	}
+}

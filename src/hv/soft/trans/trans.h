@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trans.h - the translator: guest blocks to host code
+ *
+ * Host registers while translated code runs:
+ *   GS base   struct cpu (everything is at gs:[offsetof(struct cpu, ...)])
+ *   rsp       the host's stack, never the guest's
+ *   rax, r15  temporaries T0 and T1
+ *   r13, r14  the guest's rax and rsp
+ *   r13-r15 of the guest live in memory; the other ten are themselves
+ *
+ * Flags.  Inside a block the guest's arithmetic flags are in the host's
+ * (fl_host), in c->tr.flags (fl_mem), in both, or dead.  Between blocks they
+ * are in c->tr.flags or dead.  Everything else of rflags is in c->rflags.
+ *
+ * Vector registers are in the host's while c->tr.vec_loaded, else in c->fpu.
+ *
+ * A site is a place where translated code turns to C: site.type says why.
+ * All of them go through one thunk, which stores the registers, calls
+ * trans_site() and goes on where that says.  C code may longjmp out of it.
+ *
+ * All of this belongs to one vCPU; nothing is shared but the soft_page.
+ */
+#ifndef SOFT_TRANS_H
+#define SOFT_TRANS_H
+
+#include "hv/soft/mem.h"
+#include "hv/soft/trans/emit.h"
+#include "hv/soft/x86/decode.h"
+
+enum { T0 = H_RAX, T1 = H_R15, G_RAX = H_R13, G_RSP = H_R14 };
+
+/* Host register of a guest register, -1: in memory. */
+static inline int host_reg(unsigned guest)
+{
+	static const int8_t map[16] = { H_R13, H_RCX, H_RDX, H_RBX,
+					H_R14, H_RBP, H_RSI, H_RDI,
+					H_R8,  H_R9,  H_R10, H_R11,
+					H_R12, -1,    -1,    -1 };
+
+	return map[guest & 15];
+}
+
+enum site_type {
+	SITE_INSN,     /* run in->fn, go on at resume (or leave) */
+	SITE_CHAIN,    /* go to rip; patch may be aimed there */
+	SITE_HERE,     /* go to rip, through the loop if it has to look */
+	SITE_INDIRECT, /* go to c->tr.target; in is the branch, at rip */
+	SITE_VEC       /* the block at rip wants the vector registers */
+};
+
+struct site {
+	uint64_t rip;
+	const struct insn *in;
+	uint8_t *resume; /* where it is written */
+	uint8_t *patch;	 /* rel32, where it is written */
+	uint8_t type;
+	bool checked; /* other page: only the checked entry will do */
+	int16_t undo; /* added to rsp if the branch itself must fault */
+};
+
+struct tblock {
+	uint64_t lin, gpa;
+	uint32_t key;
+	struct soft_page *page;
+	struct tblock *next;	  /* same hash */
+	struct tblock *next_page; /* same hash of page */
+	uint8_t *checked;	  /* entry from another page */
+	uint8_t *entry;		  /* NULL: not translatable */
+	uint8_t *miss;		  /* stub that looks the block up anew */
+	bool dead;
+};
+
+enum {
+	CODE_SIZE = 64 << 20,
+	CODE_ROOM = 128 << 10, /* more than one block can take */
+	MAX_SITES = 1 << 20,
+	MAX_TINSNS = 1 << 19,
+	MAX_TBLOCKS = 1 << 18,
+	TB_HASH = 1 << 14,
+	TRANS_INSNS = 64, /* guest instructions in a block */
+	HOT = 12	  /* runs in the interpreter before translation */
+};
+
+struct trans {
+	struct cpu *c;
+	uint8_t *rw;	     /* code where it is written */
+	ptrdiff_t to_rx;     /* + this: where it runs */
+	size_t used, thunks; /* thunks: what a flush keeps */
+	struct site *site;
+	struct insn *insn;
+	struct tblock *block;
+	unsigned nsites, ninsns, nblocks;
+	struct tblock *hash[TB_HASH], *by_page[TB_HASH];
+	uint32_t itab_key[MMU_COUNT];
+	unsigned hot;
+	void (*enter)(struct cpu *c, const uint8_t *code);
+	uint8_t *thunk_site, *thunk_indirect;
+	struct tinsn *scratch;
+};
+
+/* -- code.c --------------------------------------------------------------- */
+
+int trans_init(struct cpu *c);
+void trans_finish(struct cpu *c);
+/* Run translated code at c->rip; false: there is none, interpret. */
+bool trans_run(struct cpu *c);
+/* For block.c: */
+unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip);
+struct insn *trans_keep_insn(struct trans *t, const struct insn *in);
+
+/* -- block.c -------------------------------------------------------------- */
+
+/* Translate the block at c->rip; NULL: its first instruction cannot be. */
+struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p);
+
+/* -- shared by the emitters of one block ---------------------------------- */
+
+struct tinsn {
+	struct decoded d;
+	struct insn in;
+	uint64_t rip;
+	uint16_t reads, kills, writes; /* arithmetic flags */
+	uint16_t live_in, live_out;
+	bool vec;
+	int site; /* -1: none yet */
+};
+
+struct cold {
+	uint8_t *at; /* rel32 to aim at the stub */
+	unsigned site;
+};
+
+enum { MAX_COLD = TRANS_INSNS * 4 };
+
+struct tctx {
+	struct trans *t;
+	struct cpu *c;
+	struct emit e;
+	struct tblock *tb;
+	unsigned n;
+	struct tinsn *ti;
+	bool fl_host, fl_mem;
+	bool vec;
+	struct cold cold[MAX_COLD];
+	unsigned ncold;
+	uint32_t tlb; /* offset of the TLB of this mode in struct cpu */
+	unsigned mmu;
+};
+
+#define GS(field)	((uint32_t)offsetof(struct cpu, field))
+#define GS_GPR(n)	(GS(gpr) + 8 * (uint32_t)(n))
+#define TLB_FIELD(x, f) ((x)->tlb + (uint32_t)offsetof(struct tlb_entry, f))
+
+static inline void ctx_mmu(struct tctx *x, unsigned mmu)
+{
+	x->mmu = mmu;
+	x->tlb = GS(tlb_set) +
+		 mmu * TLB_SIZE * (uint32_t)sizeof(struct tlb_entry);
+}
+
+static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)
+{
+	x->cold[x->ncold++] = (struct cold){ at, site };
+}
+
+/* The site that interprets this instruction. */
+static inline unsigned insn_site(struct tctx *x, struct tinsn *ti)
+{
+	if (ti->site < 0) {
+		ti->site = (int)trans_new_site(x->t, SITE_INSN, ti->rip);
+		x->t->site[ti->site].in = trans_keep_insn(x->t, &ti->in);
+	}
+	return (unsigned)ti->site;
+}
+
+/* False: the instruction raises, which the interpreter does. */
+static inline bool vec_allowed(const struct cpu *c, const struct tinsn *ti)
+{
+	if (!ti->vec)
+		return true;
+	if (c->cr0 & (CR0_EM | CR0_TS) || !(c->cr4 & CR4_OSFXSR))
+		return false;
+	return ti->d.i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX ||
+	       (c->cr4 & CR4_OSXSAVE && (c->xcr0 & 6) == 6);
+}
+
+/* All that translation depends on. */
+static inline uint32_t trans_key(const struct cpu *c)
+{
+	return c->mode_key | (uint32_t)c->mmu << 24;
+}
+
+/* block.c */
+void flags_save(struct tctx *x);
+void flags_restore(struct tctx *x);
+/* Before something that clobbers the host's flags. */
+static inline void flags_spill(struct tctx *x, const struct tinsn *ti)
+{
+	if (x->fl_host && !x->fl_mem && ti->live_in)
+		flags_save(x);
+	x->fl_host = false;
+}
+
+/* access.c: T0 = address of the memory operand (flags are lost) */
+void emit_address(struct tctx *x, const struct tinsn *ti,
+		  const ZydisDecodedOperand *op);
+/* T0 = address, T1 = clobbered -> T0 = offset in page, T1 = host page */
+void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
+		 bool aligned);
+/* base + disp of a guest register: T0 = it (flags are kept) */
+void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp);
+/* lea without a segment into host register to (flags are kept) */
+void emit_lea(struct tctx *x, const struct tinsn *ti,
+	      const ZydisDecodedOperand *op, unsigned to, bool wide);
+
+/* insn.c: false: nothing emitted, interpret it */
+bool emit_insn(struct tctx *x, struct tinsn *ti);
+/* flow.c: ends the block or leaves it on a condition; false as above */
+bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends);
+/* block.c */
+void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc);
+uint16_t live_at(struct tctx *x, uint64_t target);
+uint64_t branch_target(const struct tinsn *ti);
+
+#endif /* SOFT_TRANS_H */
