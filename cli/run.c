@@ -29,6 +29,7 @@ static const char help[] =
 	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk\n"
 	"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
 	"  --reboot exit|again   what a guest's reset does (default exit)\n"
+	"  --stats               count what the vCPUs did, on standard error\n"
 	"  --timeout SECONDS     end the machine after this time\n"
 	"\n"
 	"Without --kernel the demo guest is booted, where it was built.\n"
@@ -39,6 +40,7 @@ struct session {
 	struct vm_config *cfg;
 	const char *where; /* --serial */
 	struct serial serial;
+	bool stats;
 	long timeout_ms; /* -1: none */
 	int signal;	 /* that ended us, or 0 */
 };
@@ -114,19 +116,13 @@ static int use_demo(struct vm_config *cfg)
 static int parse(struct session *s, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "kernel", 1, NULL, 'k' },
-		{ "initrd", 1, NULL, 'i' },
-		{ "cmdline", 1, NULL, 'c' },
-		{ "cpus", 1, NULL, 'n' },
-		{ "memory", 1, NULL, 'm' },
-		{ "engine", 1, NULL, 'e' },
-		{ "disk", 1, NULL, 'd' },
-		{ "device", 1, NULL, 'D' },
-		{ "serial", 1, NULL, 's' },
-		{ "reboot", 1, NULL, 'r' },
-		{ "timeout", 1, NULL, 't' },
-		{ "help", 0, NULL, 'h' },
-		{ 0 },
+		{ "kernel", 1, NULL, 'k' },  { "initrd", 1, NULL, 'i' },
+		{ "cmdline", 1, NULL, 'c' }, { "cpus", 1, NULL, 'n' },
+		{ "memory", 1, NULL, 'm' },  { "engine", 1, NULL, 'e' },
+		{ "disk", 1, NULL, 'd' },    { "device", 1, NULL, 'D' },
+		{ "serial", 1, NULL, 's' },  { "reboot", 1, NULL, 'r' },
+		{ "stats", 0, NULL, 'S' },   { "timeout", 1, NULL, 't' },
+		{ "help", 0, NULL, 'h' },    { 0 },
 	};
 	const char *engine = NULL, *cmdline = NULL;
 	struct husk_error err = { 0 };
@@ -192,6 +188,7 @@ static int parse(struct session *s, int argc, char **argv)
 			}
 			s->timeout_ms = v * 1000;
 			break;
+		case 'S': s->stats = true; break;
 		case 'h': fputs(help, stdout); return -1;
 		case ':':
 			complain("%s: a value is missing; "
@@ -347,6 +344,46 @@ static int failed(int ret, const struct husk_error *err)
 	return ret == -ENOMEM || ret == -EIO ? EXIT_FAULT : EXIT_USAGE;
 }
 
+static void print_stats(struct vm *vm)
+{
+	static const char *const exits[HV_EXIT_COUNT] = {
+		[HV_EXIT_MMIO] = "mmio",
+		[HV_EXIT_PIO] = "pio",
+		[HV_EXIT_MSR] = "msr",
+		[HV_EXIT_EOI] = "eoi",
+		[HV_EXIT_IRQ_WINDOW] = "irq-window",
+		[HV_EXIT_KICKED] = "kicked",
+	};
+	struct hv_stats st;
+
+	for (unsigned n = 0; !vm_cpu_stats(vm, n, &st); n++) {
+		fprintf(stderr, "cpu%u: %.3f s, exits:", n,
+			(double)st.exec_ns / 1e9);
+		for (unsigned e = 0; e < HV_EXIT_COUNT; e++)
+			if (exits[e] && st.exits[e])
+				fprintf(stderr, " %s %llu", exits[e],
+					(unsigned long long)st.exits[e]);
+		fprintf(stderr,
+			"\n  interrupts %llu, TLB misses %llu, slow accesses "
+			"%llu, code writes %llu\n  decoded blocks %llu, "
+			"translations %llu, code flushes %llu, interpreted "
+			"%llu\n",
+			(unsigned long long)st.interrupts,
+			(unsigned long long)st.tlb_misses,
+			(unsigned long long)st.slow_accesses,
+			(unsigned long long)st.code_writes,
+			(unsigned long long)st.blocks_decoded,
+			(unsigned long long)st.translations,
+			(unsigned long long)st.code_flushes,
+			(unsigned long long)st.interpreted);
+		for (unsigned i = 0; i < sizeof(st.punts) / sizeof(st.punts[0]);
+		     i++)
+			if (*st.punts[i].name)
+				fprintf(stderr, "  %s %llu\n", st.punts[i].name,
+					(unsigned long long)st.punts[i].count);
+	}
+}
+
 static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 {
 	struct husk_error err = { 0 };
@@ -378,6 +415,8 @@ static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 		ret = live(s, vm, sigs);
 	}
 	terminal_restore();
+	if (s->stats)
+		print_stats(vm);
 	/* The last output may wait for its reader: let a signal end that. */
 	sigprocmask(SIG_UNBLOCK, set, NULL);
 	vm_destroy(vm);

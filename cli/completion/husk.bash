@@ -17,7 +17,7 @@ _husk() {
 	*)
 		case ${COMP_WORDS[1]} in
 		run) words="--kernel --initrd --cmdline --cpus --memory
-			--engine --disk --device --serial --reboot --timeout
+			--engine --disk --device --serial --reboot --stats --timeout
 			--help" ;;
 		doctor) words="--json --help" ;;
 		esac

@@ -410,6 +410,13 @@ struct hv_stats {
 	/* The translator of the soft engine: blocks made, times that all were
 	 * dropped, and instructions it left to the interpreter. */
 	uint64_t translations, code_flushes, interpreted;
+	uint64_t slow_accesses; /* of translated code: TLB misses, devices … */
+	/* Instructions it always leaves to the interpreter, most frequent
+	 * first; an empty name ends the list. */
+	struct {
+		char name[16];
+		uint64_t count;
+	} punts[10];
 };
 
 int hv_vcpu_stats(struct hv_vcpu *cpu, struct hv_stats *stats); /* any thread */

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "husk/error.h"
+#include "husk/hv.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -107,6 +108,9 @@ void vm_power_button(struct vm *vm);
 
 const char *vm_engine(const struct vm *vm);	   /* "kvm" or "soft" */
 const char *vm_engine_reason(const struct vm *vm); /* "" when asked for */
+
+/* Counters of one vCPU; -ENOENT: there is no such.  Any thread. */
+int vm_cpu_stats(const struct vm *vm, unsigned cpu, struct hv_stats *stats);
 
 enum vm_stop_reason {
 	VM_STOP_NONE, /* it runs */

@@ -296,3 +296,10 @@ void run_join(struct vm *vm)
 		vm->cpu[i].started = false;
 	}
 }
+
+int vm_cpu_stats(const struct vm *vm, unsigned cpu, struct hv_stats *stats)
+{
+	if (cpu >= vm->ncpus || !vm->cpu[cpu].hv)
+		return -ENOENT;
+	return hv_vcpu_stats(vm->cpu[cpu].hv, stats);
+}

@@ -1018,6 +1018,7 @@ static int soft_debug(struct hv_vcpu *v, unsigned flags)
 static int soft_stats(struct hv_vcpu *v, struct hv_stats *stats)
 {
 	*stats = to_cpu(v)->stats;
+	trans_stats(to_cpu(v), stats);
 	return 0;
 }
 

@@ -268,6 +268,7 @@ static void emit_interp(struct tctx *x, struct tinsn *ti, bool ends)
 
 	flags_spill(x, ti);
 	s = insn_site(x, ti);
+	x->t->site[s].punt = true;
 	stub_site(x, s);
 	if (ends)
 		return;

@@ -12,6 +12,7 @@
 #include "hv/soft/trans/trans.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -481,7 +482,12 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 	s->in->fn(c, s->in);
 	c->rip = c->gpr[R_NEXT];
 	c->replay.done = c->replay.at = 0;
-	c->stats.interpreted++;
+	if (s->punt) {
+		c->stats.interpreted++;
+		t->punts[s->in->mnemonic]++;
+	} else {
+		c->stats.slow_accesses++;
+	}
 	if (!s->resume || c->leave_block || (c->tr.vec_want && !vec_ready(c))) {
 		c->tr.vec_want = 0;
 		return next(t, NULL, false);
@@ -524,6 +530,28 @@ static void *trans_site(struct cpu *c)
 		break;
 	}
 	return to ? to + t->to_rx : NULL;
+}
+
+void trans_stats(const struct cpu *c, struct hv_stats *stats)
+{
+	const struct trans *t = c->trans;
+	unsigned max = ARRAY_SIZE(stats->punts);
+
+	for (unsigned m = 0; t && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
+		unsigned n = max;
+
+		if (!t->punts[m])
+			continue;
+		while (n && stats->punts[n - 1].count < t->punts[m])
+			n--;
+		if (n == max)
+			continue;
+		memmove(&stats->punts[n + 1], &stats->punts[n],
+			(max - 1 - n) * sizeof(stats->punts[0]));
+		stats->punts[n].count = t->punts[m];
+		snprintf(stats->punts[n].name, sizeof(stats->punts[n].name),
+			 "%s", ZydisMnemonicGetString((ZydisMnemonic)m));
+	}
 }
 
 bool trans_run(struct cpu *c)

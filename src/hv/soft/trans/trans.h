@@ -55,6 +55,7 @@ struct site {
 	uint8_t *resume; /* where it is written */
 	uint8_t *patch;	 /* rel32, where it is written */
 	uint8_t type;
+	bool punt;    /* SITE_INSN: this instruction never has host code */
 	bool checked; /* other page: only the checked entry will do */
 	int16_t undo; /* added to rsp if the branch itself must fault */
 };
@@ -97,12 +98,15 @@ struct trans {
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
 	struct tinsn *scratch;
+	uint32_t punts[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
 
 /* -- code.c --------------------------------------------------------------- */
 
 int trans_init(struct cpu *c);
 void trans_finish(struct cpu *c);
+/* Fill in what only the translator knows. */
+void trans_stats(const struct cpu *c, struct hv_stats *stats);
 /* Run translated code at c->rip; false: there is none, interpret. */
 bool trans_run(struct cpu *c);
 /* For block.c: */
