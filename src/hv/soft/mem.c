@@ -183,9 +183,9 @@ static uint64_t tag_none(unsigned i)
 	return (uint64_t)(i ^ 1) << 12;
 }
 
-static void entry_clear(struct tlb_entry *e, unsigned i)
+static void entry_clear(struct tlb *t, unsigned i)
 {
-	e->tag_r = e->tag_w = tag_none(i);
+	t->e[TLB_READ][i].tag = t->e[TLB_WRITE][i].tag = tag_none(i);
 }
 
 static void xtab_flush(struct cpu *c)
@@ -206,9 +206,10 @@ void tlb_reset(struct cpu *c)
 	memset(c->xtab, 0, sizeof(c->xtab));
 	for (unsigned m = 0; m < MMU_COUNT; m++) {
 		for (unsigned i = 0; i < TLB_SIZE; i++)
-			entry_clear(&c->tlb[m][i], i);
+			entry_clear(&c->tlb[m], i);
 		c->tlb_touched[m] = 0;
 	}
+	c->ready = true;
 	c->tlb_gen++;
 }
 
@@ -222,7 +223,7 @@ void tlb_flush(struct cpu *c, bool global_too)
 			unsigned i = piece * (TLB_SIZE / 64);
 
 			for (unsigned n = 0; n < TLB_SIZE / 64; n++, i++)
-				entry_clear(&c->tlb[m][i], i);
+				entry_clear(&c->tlb[m], i);
 			touched &= touched - 1;
 		}
 		c->tlb_touched[m] = 0;
@@ -255,22 +256,21 @@ void tlb_flush_page(struct cpu *c, uint64_t va)
 		return;
 	}
 	for (unsigned m = 0; m < MMU_COUNT; m++) {
-		entry_clear(&c->tlb[m][i], i);
+		entry_clear(&c->tlb[m], i);
 		c->xtab[m][xtab_slot(va)] = 0;
 	}
 	c->tlb_gen++;
 }
 
-static void protect_piece(struct tlb_entry *tlb, unsigned piece,
-			  const uint8_t *host)
+static void protect_piece(struct tlb *tlb, unsigned piece, const uint8_t *host)
 {
 	unsigned first = piece * (TLB_SIZE / 64);
 
 	for (unsigned i = first; i < first + TLB_SIZE / 64; i++) {
-		struct tlb_entry *e = &tlb[i];
+		struct tlb_entry *e = &tlb->e[TLB_WRITE][i];
 
-		if (e->tag_w != tag_none(i) && e->host == (uintptr_t)host)
-			e->tag_w = tag_none(i);
+		if (e->host == (uintptr_t)host)
+			e->tag = tag_none(i);
 	}
 }
 
@@ -285,7 +285,7 @@ static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
 
 			for (; touched; touched &= touched - 1)
 				protect_piece(
-					c->tlb[m],
+					&c->tlb[m],
 					(unsigned)__builtin_ctzll(touched),
 					host);
 		}
@@ -395,31 +395,31 @@ static inline void port_note(struct cpu *c, uint16_t port, unsigned n)
 		break_note(c, 1 << 2, port, n);
 }
 
-static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
+static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
 		     const struct walk *w, struct where *at)
 {
 	unsigned i = (lin >> 12) & (TLB_SIZE - 1);
-	struct tlb_entry *e = &c->tlb[mmu][i];
+	struct tlb_entry *r = &c->tlb[mmu].e[TLB_READ][i];
+	struct tlb_entry *wr = &c->tlb[mmu].e[TLB_WRITE][i];
 	uint64_t page = lin & ~0xfffull, none = tag_none(i);
 	uint64_t host = (uintptr_t)at->host - (lin & 0xfff);
-	bool known = e->tag_r == page || e->tag_w == page;
 
 	c->stats.tlb_misses++;
-	if (!known || e->host != host) {
-		entry_clear(e, i);
-		e->host = host;
-		c->tlb_touched[mmu] |= BIT(i / (TLB_SIZE / 64));
-	}
+	c->tlb_touched[mmu] |= BIT(i / (TLB_SIZE / 64));
 	if (w->page_shift > 12)
 		large_note(c, lin, w->page_shift);
-	e->tag_r = w->readable ? page : none;
-	e->tag_w = none;
-	if (unlikely(mmu == MMU_USER_AC ||
-		     (c->watch && page_watched(c, lin)))) {
-		e->tag_r = none;
+	/* What is known of the page may have changed. */
+	if (r->tag == page)
+		r->tag = none;
+	if (wr->tag == page)
+		wr->tag = none;
+	if (unlikely(mmu == MMU_USER_AC || (c->watch && page_watched(c, lin))))
 		return;
-	}
-	if (w->writable && at->slot->flags & HV_MEM_WRITE) {
+	/* The other table only where nothing is lost. */
+	if (w->readable && (acc == ACC_READ || r->tag == none))
+		*r = (struct tlb_entry){ page, host };
+	if (w->writable && at->slot->flags & HV_MEM_WRITE &&
+	    (acc == ACC_WRITE || wr->tag == none)) {
 		struct soft_page *p = page_of(at->slot, at->gpa);
 		uint64_t n = (at->gpa - at->slot->gpa) >> 12;
 
@@ -427,7 +427,7 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin,
 		    !(atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64)))
 			return;
 		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE))
-			e->tag_w = page;
+			*wr = (struct tlb_entry){ page, host };
 	}
 }
 
@@ -449,7 +449,7 @@ static struct where translate(struct cpu *c, unsigned seg, uint64_t lin,
 		at.host = at.slot->host + (w.gpa - at.slot->gpa);
 		if (acc == ACC_WRITE && at.slot->flags & HV_MEM_WRITE)
 			mark_dirty(at.slot, w.gpa);
-		tlb_fill(c, mmu, lin, &w, &at);
+		tlb_fill(c, mmu, lin, acc, &w, &at);
 	}
 	return at;
 }
@@ -724,9 +724,10 @@ void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write)
 
 /* -- the fast paths ------------------------------------------------------- */
 
-static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin)
+static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin,
+				      bool write)
 {
-	return &c->tlb[mmu_of(c, seg)][(lin >> 12) & (TLB_SIZE - 1)];
+	return &c->tlb[mmu_of(c, seg)].e[write][(lin >> 12) & (TLB_SIZE - 1)];
 }
 
 static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
@@ -737,10 +738,10 @@ static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
 #define ACCESSORS(bits) \
 	uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
 	{ \
-		struct tlb_entry *e = entry(c, seg, lin); \
+		struct tlb_entry *e = entry(c, seg, lin, false); \
 		uint##bits##_t v; \
 \
-		if (likely((lin ^ e->tag_r) <= 0x1000 - sizeof(v))) \
+		if (likely((lin ^ e->tag) <= 0x1000 - sizeof(v))) \
 			return *(volatile u##bits##g *)host_at(e, lin); \
 		mem_read(c, seg, lin, &v, sizeof(v)); \
 		return v; \
@@ -749,9 +750,9 @@ static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
 	void st##bits(struct cpu *c, unsigned seg, uint64_t lin, \
 		      uint##bits##_t v) \
 	{ \
-		struct tlb_entry *e = entry(c, seg, lin); \
+		struct tlb_entry *e = entry(c, seg, lin, true); \
 \
-		if (likely((lin ^ e->tag_w) <= 0x1000 - sizeof(v))) \
+		if (likely((lin ^ e->tag) <= 0x1000 - sizeof(v))) \
 			*(volatile u##bits##g *)host_at(e, lin) = v; \
 		else \
 			mem_write(c, seg, lin, &v, sizeof(v)); \
@@ -765,12 +766,12 @@ ACCESSORS(64)
 
 void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size)
 {
-	struct tlb_entry *e = entry(c, seg, lin);
+	struct tlb_entry *e = entry(c, seg, lin, true);
 
-	if (likely((lin ^ e->tag_w) <= 0x1000u - size))
+	if (likely((lin ^ e->tag) <= 0x1000u - size))
 		return host_at(e, lin);
 	mem_check(c, seg, lin, size, true);
-	if ((lin ^ e->tag_w) <= 0x1000u - size)
+	if ((lin ^ e->tag) <= 0x1000u - size)
 		return host_at(e, lin);
 	return NULL;
 }
@@ -778,12 +779,12 @@ void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size)
 void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
 		bool write)
 {
-	struct tlb_entry *e = entry(c, seg, lin);
+	struct tlb_entry *e = entry(c, seg, lin, write);
 	size_t room = 0x1000 - (lin & 0xfff);
 
-	if (((lin ^ (write ? e->tag_w : e->tag_r)) & ~0xfffull)) {
+	if (((lin ^ e->tag) & ~0xfffull)) {
 		translate(c, seg, lin, write ? ACC_WRITE : ACC_READ);
-		if ((lin ^ (write ? e->tag_w : e->tag_r)) & ~0xfffull)
+		if ((lin ^ e->tag) & ~0xfffull)
 			return NULL;
 	}
 	*n = MIN(*n, room);
@@ -794,8 +795,18 @@ void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
 
 bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 {
-	struct where at = translate(c, SEG_CS, lin, ACC_EXEC);
+	uint64_t known = c->xtab[c->mmu][xtab_slot(lin)];
+	struct where at;
 
+	/* It was translated, and nothing has been flushed since. */
+	if (known && xtab_same_lin(known, lin)) {
+		at.gpa = xtab_gpa(known) | (lin & 0xfff);
+		at.slot = phys_slot(c->vm, at.gpa);
+		if (at.slot)
+			at.host = at.slot->host + (at.gpa - at.slot->gpa);
+	} else {
+		at = translate(c, SEG_CS, lin, ACC_EXEC);
+	}
 	if (!at.slot)
 		return false;
 	if (!(at.gpa >> 40)) {

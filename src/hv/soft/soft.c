@@ -982,8 +982,6 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	c->parked = 1;
 	c->tsc_offset = -soft_tsc0(vm); /* all start at 0, with the VM */
 	c->interp_only = !strcmp(v->vm->options, "interp");
-	for (unsigned m = 0; m < MMU_COUNT; m++)
-		c->tlb[m] = c->tlb_set[m];
 	tlb_reset(c);
 	ret = cache_init(c);
 	if (!ret)

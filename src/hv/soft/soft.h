@@ -244,11 +244,19 @@ enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS };
 /* MMU_USER_AC: user with alignment checks, which need the slow path. */
 enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_USER_AC, MMU_COUNT };
 
-/* t = va ^ tag; t <= 0x1000 - size: a hit inside the page; host = va + addend */
+/*
+ * t = va ^ tag; t <= 0x1000 - size: a hit, at t in the host's page.  Reads and
+ * writes have tables of their own, so that copies between places that are a
+ * multiple of the TLB's reach apart do not push each other out.
+ */
 struct tlb_entry {
-	uint64_t tag_r, tag_w;
-	uint64_t host;	/* the host's page */
-	uint64_t spare; /* 32 bytes: the index is one shift */
+	uint64_t tag, host;
+};
+
+enum { TLB_READ, TLB_WRITE };
+
+struct tlb {
+	struct tlb_entry e[2][TLB_SIZE];
 };
 
 /*
@@ -260,6 +268,16 @@ enum { XTAB_SIZE = 1024, ITAB_SIZE = 4096, MAX_STALE = 64 };
 static inline uint64_t xtab_id(uint64_t lin, uint64_t gpa)
 {
 	return (lin >> 12) << 28 | gpa >> 12;
+}
+
+static inline bool xtab_same_lin(uint64_t id, uint64_t lin)
+{
+	return !((id ^ (lin >> 12) << 28) >> 28);
+}
+
+static inline uint64_t xtab_gpa(uint64_t id)
+{
+	return (id & (BIT(28) - 1)) << 12;
 }
 
 static inline unsigned xtab_slot(uint64_t lin)
@@ -410,7 +428,7 @@ struct cpu {
 	 * INVLPG inside it cannot know which entries are pieces of one. */
 	uint64_t large_lo[2], large_hi[2];
 	uint64_t tlb_gen; /* +1 at each flush */
-	struct tlb_entry *tlb[MMU_COUNT];
+	bool ready;	  /* the TLB is set up */
 	struct block_cache *cache;
 	void *fpu_cache; /* x86/fpu.c: generated code */
 	struct hv_cpuid cpuid[64];
@@ -438,7 +456,7 @@ struct cpu {
 	uint64_t xtab_touched[MMU_COUNT]; /* pieces of 16 entries */
 	uint64_t xtab[MMU_COUNT][XTAB_SIZE];
 	struct itab_entry itab[MMU_COUNT][ITAB_SIZE];
-	struct tlb_entry tlb_set[MMU_COUNT][TLB_SIZE];
+	struct tlb tlb[MMU_COUNT];
 };
 
 #define to_cpu(v)  container_of(v, struct cpu, vcpu)

@@ -89,13 +89,14 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 		 bool aligned)
 {
 	struct emit *e = &x->e;
-	uint32_t tag = write ? TLB_FIELD(x, tag_w) : TLB_FIELD(x, tag_r);
+	uint32_t table =
+		x->tlb + (write ? sizeof(struct tlb_entry[TLB_SIZE]) : 0);
 
 	e_mov(e, T1, T0);
-	E(e, 0x49, 0xc1, 0xef, 0x07); /* shr r15, 7 */
+	E(e, 0x49, 0xc1, 0xef, 0x08); /* shr r15, 8 */
 	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
 	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
-	e_gs_base(e, 0x33, T0, T1, tag);
+	e_gs_base(e, 0x33, T0, T1, table + TLB_TAG);
 	if (aligned) {
 		E(e, 0x48, 0xa9); /* test rax, */
 		e4(e, ~(0xfffu & ~(size - 1)));
@@ -105,5 +106,5 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 		e4(e, 0x1000 - size);
 		cold_add(x, e_jcc(e, CC_A), insn_site(x, ti));
 	}
-	e_gs_base(e, 0x8b, T1, T1, TLB_FIELD(x, host));
+	e_gs_base(e, 0x8b, T1, T1, table + TLB_HOST);
 }

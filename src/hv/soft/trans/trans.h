@@ -152,15 +152,15 @@ struct tctx {
 	unsigned mmu;
 };
 
-#define GS(field)	((uint32_t)offsetof(struct cpu, field))
-#define GS_GPR(n)	(GS(gpr) + 8 * (uint32_t)(n))
-#define TLB_FIELD(x, f) ((x)->tlb + (uint32_t)offsetof(struct tlb_entry, f))
+#define GS(field) ((uint32_t)offsetof(struct cpu, field))
+#define GS_GPR(n) (GS(gpr) + 8 * (uint32_t)(n))
+#define TLB_TAG	  ((uint32_t)offsetof(struct tlb_entry, tag))
+#define TLB_HOST  ((uint32_t)offsetof(struct tlb_entry, host))
 
 static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 {
 	x->mmu = mmu;
-	x->tlb = GS(tlb_set) +
-		 mmu * TLB_SIZE * (uint32_t)sizeof(struct tlb_entry);
+	x->tlb = GS(tlb) + mmu * (uint32_t)sizeof(struct tlb);
 }
 
 static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)

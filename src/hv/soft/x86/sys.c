@@ -1807,7 +1807,7 @@ void cpu_reset(struct cpu *c, bool init_only)
 	c->mp = bsp ? HV_MP_RUNNABLE : HV_MP_WAIT_SIPI;
 	if (!init_only)
 		c->sipi_vector = 0;
-	if (c->tlb[0])
+	if (c->ready)
 		tlb_flush(c, true);
 	cpu_update_mode(c);
 	c->leave_block = true;
