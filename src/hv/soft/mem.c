@@ -799,7 +799,7 @@ bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 	struct where at;
 
 	/* It was translated, and nothing has been flushed since. */
-	if (known && xtab_same_lin(known, lin)) {
+	if (xtab_same_lin(known, lin)) {
 		at.gpa = xtab_gpa(known) | (lin & 0xfff);
 		at.slot = phys_slot(c->vm, at.gpa);
 		if (at.slot)
@@ -809,7 +809,7 @@ bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 	}
 	if (!at.slot)
 		return false;
-	if (!(at.gpa >> 40)) {
+	if (!(at.gpa >> XTAB_GPA_BITS)) {
 		unsigned n = xtab_slot(lin);
 
 		c->xtab[c->mmu][n] = xtab_id(lin, at.gpa);

@@ -261,23 +261,25 @@ struct tlb {
 
 /*
  * What translated code checks when it comes to another page: the identity of
- * (linear page, guest-physical page) that may be executed there now.
+ * (linear page, guest-physical page) that may be executed there now.  Page 0
+ * at address 0 has one too, so 0 is no identity; guest-physical addresses of
+ * XTAB_GPA_BITS fit.
  */
-enum { XTAB_SIZE = 1024, ITAB_SIZE = 4096, MAX_STALE = 64 };
+enum { XTAB_SIZE = 1024, XTAB_GPA_BITS = 39, ITAB_SIZE = 4096, MAX_STALE = 64 };
 
 static inline uint64_t xtab_id(uint64_t lin, uint64_t gpa)
 {
-	return (lin >> 12) << 28 | gpa >> 12;
+	return (lin >> 12) << 28 | BIT(27) | gpa >> 12;
 }
 
 static inline bool xtab_same_lin(uint64_t id, uint64_t lin)
 {
-	return !((id ^ (lin >> 12) << 28) >> 28);
+	return id && (int64_t)id >> 28 == (int64_t)lin >> 12;
 }
 
 static inline uint64_t xtab_gpa(uint64_t id)
 {
-	return (id & (BIT(28) - 1)) << 12;
+	return (id & (BIT(27) - 1)) << 12;
 }
 
 static inline unsigned xtab_slot(uint64_t lin)

@@ -104,10 +104,11 @@ static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 
 		if ((lin ^ tb->lin) & ~0xfffull)
 			return live | open;
+		/* First: what is read is what must be watched. */
+		code_mark(x->c->tr.look_code, off, MIN(15u, 0x1000 - off));
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
 			    z, &ctx, page + off, 0x1000 - off, &i)))
 			return live | open;
-		code_mark(x->c->tr.look_code, off, i.length);
 		flag_effects(&i, &r, &w, &k);
 		live |= r & open;
 		if (i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||

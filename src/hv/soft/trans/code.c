@@ -378,16 +378,20 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 {
 	struct cpu *c = t->c;
 	struct code_page p;
-	struct tblock *b;
+	struct tblock *b, **at;
 	uint32_t key = trans_key(c);
 	struct block *cold;
 
-	if (!code_at(c, lin, &p) || p.gpa >> 40)
+	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
-	for (b = t->hash[hash_of(p.gpa, key)]; b; b = b->next)
-		if (b->lin == lin && b->gpa == p.gpa && b->key == key &&
-		    !b->dead)
+	/* Dead blocks go: code that changes all the time leaves many. */
+	for (at = &t->hash[hash_of(p.gpa, key)]; (b = *at);)
+		if (b->dead)
+			*at = b->next;
+		else if (b->lin == lin && b->gpa == p.gpa && b->key == key)
 			return b->entry ? b : NULL;
+		else
+			at = &b->next;
 	if (t->hot) {
 		cold = cache_find(c);
 		if (++cold->heat < t->hot)
@@ -466,11 +470,6 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 static bool vec_ready(const struct cpu *c)
 {
 	return (fx32(c->fpu, FX_MXCSR) & MXCSR_MASKS) == MXCSR_MASKS;
-}
-
-static bool canonical(uint64_t a)
-{
-	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
 }
 
 static uint8_t *at_insn(struct trans *t, const struct site *s)

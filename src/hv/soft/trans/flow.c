@@ -138,6 +138,9 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 
 	if (ti->in.fn == op_undefined || !near64(ti))
 		return false;
+	/* To a non-canonical address: #GP, the interpreter's. */
+	if (i->raw.imm[0].is_relative && !canonical(branch_target(ti)))
+		return false;
 	switch (i->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR: {
 		uint64_t to = branch_target(ti);

@@ -151,18 +151,24 @@ static bool take_operands(struct enc *k, const struct decoded *d)
 
 static void take_prefixes(struct enc *k, const ZydisDecodedInstruction *i)
 {
-	for (unsigned n = 0; n < i->raw.prefix_count; n++) {
-		uint8_t p = i->raw.prefixes[n].value;
-		bool seen = false;
+	uint8_t rep = 0;
+	bool lock = false, osize = false;
 
-		if (p != 0x66 && p != 0xf2 && p != 0xf3 && p != 0xf0)
-			continue;
-		/* Hints (XACQUIRE…) and doubles say nothing. */
-		for (unsigned m = 0; m < k->nprefix; m++)
-			seen |= k->prefix[m] == p;
-		if (!seen && k->nprefix < sizeof(k->prefix))
-			k->prefix[k->nprefix++] = p;
-	}
+	/* Of F2 and F3 the last one counts. */
+	for (unsigned n = 0; n < i->raw.prefix_count; n++)
+		switch (i->raw.prefixes[n].value) {
+		case 0x66: osize = true; break;
+		case 0xf0: lock = true; break;
+		case 0xf2:
+		case 0xf3: rep = i->raw.prefixes[n].value; break;
+		default: break;
+		}
+	if (osize)
+		k->prefix[k->nprefix++] = 0x66;
+	if (lock)
+		k->prefix[k->nprefix++] = 0xf0;
+	if (rep)
+		k->prefix[k->nprefix++] = rep;
 }
 
 static void take_imm(struct enc *k, const struct tinsn *ti)

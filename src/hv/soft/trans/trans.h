@@ -189,6 +189,11 @@ static inline bool vec_allowed(const struct cpu *c, const struct tinsn *ti)
 	       (c->cr4 & CR4_OSXSAVE && (c->xcr0 & 6) == 6);
 }
 
+static inline bool canonical(uint64_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+
 /* All that translation depends on. */
 static inline uint32_t trans_key(const struct cpu *c)
 {
