@@ -542,7 +542,7 @@ static void mmio_st(struct cpu *c, uint64_t gpa, unsigned n, uint64_t v)
 		return;
 	if (is_apic(c, gpa)) {
 		lapic_mmio_write(c, gpa & 0xfff, (uint32_t)v);
-		c->irq_check = true;
+		c->irq_check = c->leave_block = true;
 		record(c, 0);
 		return;
 	}

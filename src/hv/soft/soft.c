@@ -149,10 +149,12 @@ static bool serve_requests(struct cpu *c)
 	}
 	if (r & REQ_SIPI)
 		do_sipi(c);
-	if (r & (REQ_IRQ | REQ_TIMER))
+	if (r & (REQ_IRQ | REQ_TIMER | REQ_WINDOW))
 		c->irq_check = true;
-	if (r & REQ_TIMER)
+	if (r & REQ_TIMER) {
 		lapic_poll(c);
+		c->armed.valid = false;
+	}
 	if (r & REQ_KICK) {
 		c->exit->reason = HV_EXIT_KICKED;
 		return false;
@@ -456,6 +458,26 @@ static bool wait_runnable(struct cpu *c)
 	return true;
 }
 
+/* Have somebody interrupt translated code when the APIC timer is due. */
+static void arm(struct cpu *c)
+{
+	const struct lapic *l = c->lapic;
+
+	if (likely(c->armed.valid && c->armed.expiry_ns == l->expiry_ns &&
+		   c->armed.tsc_deadline == l->tsc_deadline &&
+		   c->armed.tsc_offset == c->tsc_offset &&
+		   c->armed.lvt == l->lvt[LVT_TIMER] &&
+		   c->armed.apic_base == c->apic_base))
+		return;
+	c->armed.valid = true;
+	c->armed.expiry_ns = l->expiry_ns;
+	c->armed.tsc_deadline = l->tsc_deadline;
+	c->armed.tsc_offset = c->tsc_offset;
+	c->armed.lvt = l->lvt[LVT_TIMER];
+	c->armed.apic_base = c->apic_base;
+	timer_arm(c, lapic_deadline(c));
+}
+
 static void loop(struct cpu *c)
 {
 	unsigned poll = 0;
@@ -471,14 +493,14 @@ static void loop(struct cpu *c)
 		if (!poll--) {
 			poll = POLL_BLOCKS;
 			lapic_poll(c);
-			if (c->trans)
-				timer_arm(c, lapic_deadline(c));
 			c->irq_check = true;
-			if (lapic_take_eoi(c, &vector)) {
-				c->exit->reason = HV_EXIT_EOI;
-				c->exit->eoi.vector = vector;
-				return;
-			}
+		}
+		/* An EOI of a level interrupt does not wait for the poll. */
+		if (unlikely(c->lapic->pending_eoi) &&
+		    lapic_take_eoi(c, &vector)) {
+			c->exit->reason = HV_EXIT_EOI;
+			c->exit->eoi.vector = vector;
+			return;
 		}
 		if (!take_events(c))
 			return;
@@ -487,14 +509,12 @@ static void loop(struct cpu *c)
 				return;
 			continue;
 		}
-		if (c->trans && trans_run(c)) {
-			poll = 0;
-			continue;
+		if (c->trans) {
+			arm(c);
+			if (trans_run(c))
+				continue;
 		}
 		run_block(c, cache_find(c));
-		/* An EOI of a level interrupt must not wait for the poll. */
-		if (unlikely(c->irq_check))
-			poll = 0;
 	}
 }
 

@@ -443,6 +443,11 @@ struct cpu {
 	struct trans *trans;	    /* NULL: interpreter only */
 	_Atomic uint64_t timer_due; /* what timer.c was told */
 	struct {
+		bool valid;
+		uint32_t lvt;
+		uint64_t expiry_ns, tsc_deadline, tsc_offset, apic_base;
+	} armed; /* and what that was made from */
+	struct {
 		struct cpu *self;
 		uint64_t resume, target, temp;
 		const uint8_t *look_page;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "hv/soft/x86/fpu.h"
+#include "hv/soft/x86/lapic.h"
 
 enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80 };
 
@@ -416,14 +417,20 @@ static void flags_out(struct cpu *c)
 		    (uint64_t)(f & 1) << 11;
 }
 
-/* Something for the loop: it must look before the next block runs. */
+/*
+ * Something for the loop: it must look before the next block runs.  What may
+ * not be delivered now is no reason: irq_check stays set until it may.
+ */
 static bool loop_wanted(const struct cpu *c)
 {
+	if (c->inhibit | c->inhibit_ss | c->trap_now |
+	    (c->irq_check && c->rflags & FL_IF) | !!c->debug |
+	    (c->mp != HV_MP_RUNNABLE) | !!(c->rflags & (FL_TF | FL_RF)) |
+	    !!(c->dr7 & 0xff) | c->lapic->pending_eoi)
+		return true;
 	return atomic_load_explicit(&c->request, memory_order_relaxed) ||
-	       c->irq_check || c->inhibit || c->inhibit_ss || c->trap_now ||
-	       c->debug || c->mp != HV_MP_RUNNABLE ||
-	       c->rflags & (FL_TF | FL_RF) || c->dr7 & 0xff ||
-	       atomic_load_explicit(&c->nmi_pending, memory_order_relaxed);
+	       (!c->nmi_masked &&
+		atomic_load_explicit(&c->nmi_pending, memory_order_relaxed));
 }
 
 /*
