@@ -23,10 +23,12 @@ PAYLOAD(prog_protected, 32,
 	"call 3f\n pop %ebx\n loop 1b\n jmp 4f\n"
 	"3: mov 4(%esp), %esi\n add %esi, 0x10100\n ret\n"
 	"4: mov 0x10100, %eax\n out %eax, %dx\n" END);
+/* The addition gives flags that IMUL leaves undefined a value. */
 PAYLOAD(prog_long, 64,
 	"mov $0x123456789abcdef0, %r8\n mov $16, %r9d\n"
 	"mov $0x512, %edx\n mov $0x40000000, %ebx\n"
-	"1: imul $0x3779, %r8, %r8\n rol $13, %r8\n mov %r8, (%rbx,%r9,8)\n"
+	"1: imul $0x3779, %r8, %r8\n rol $13, %r8\n add %r9, %r8\n"
+	"mov %r8, (%rbx,%r9,8)\n"
 	"mov %r8d, %eax\n out %eax, %dx\n in %dx, %ax\n xor %rax, %r8\n"
 	"add 0x200(%rbx), %r8b\n xor %r8w, 0x208(%rbx)\n"
 	"mov %r8, 0x10000(,%r9,8)\n dec %r9d\n jnz 1b\n" END);

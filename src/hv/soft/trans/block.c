@@ -69,15 +69,33 @@ static bool plain_branch(const ZydisDecodedInstruction *i)
 	       i->mnemonic == ZYDIS_MNEMONIC_RET;
 }
 
+/*
+ * Instructions that are expected to raise or to leave for the caller show
+ * their flags.  Of an access that faults, or reaches a device, flags that
+ * nobody reads afterwards may be old.
+ */
+static bool shows_flags(const ZydisDecodedInstruction *i)
+{
+	switch (i->meta.category) {
+	case ZYDIS_CATEGORY_IO:
+	case ZYDIS_CATEGORY_IOSTRINGOP:
+	case ZYDIS_CATEGORY_SYSTEM: return true;
+	default:
+		return i->mnemonic == ZYDIS_MNEMONIC_DIV ||
+		       i->mnemonic == ZYDIS_MNEMONIC_IDIV;
+	}
+}
+
 static void flag_effects(const ZydisDecodedInstruction *i, uint16_t *reads,
 			 uint16_t *writes, uint16_t *kills)
 {
 	const ZydisAccessedFlags *f = i->cpu_flags;
 
-	*reads = *writes = *kills = 0;
+	*reads = shows_flags(i) ? FL_ARITH : 0;
+	*writes = *kills = 0;
 	if (!f)
 		return;
-	*reads = (uint16_t)(f->tested & FL_ARITH);
+	*reads |= (uint16_t)(f->tested & FL_ARITH);
 	*writes =
 		(uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) &
 			   FL_ARITH);
