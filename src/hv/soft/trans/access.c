@@ -32,6 +32,24 @@ static int have(struct tctx *x, ZydisRegister reg, unsigned temp)
 	return (int)temp;
 }
 
+/*
+ * The segments of 32-bit code that count are those that are not flat; of
+ * writing through CS the interpreter raises #GP.
+ */
+bool address_fits(const struct tctx *x, const struct tinsn *ti)
+{
+	if (!(ti->in.flags & IN_MEM) || x->wide)
+		return true;
+	if (ti->in.adsize != 4)
+		return false;
+	switch (ti->in.seg) {
+	case SEG_CS: return false;
+	case SEG_FS:
+	case SEG_GS: return seg_unlimited(&x->c->seg[ti->in.seg]);
+	default: return true;
+	}
+}
+
 void emit_lea(struct tctx *x, const struct tinsn *ti,
 	      const ZydisDecodedOperand *op, unsigned to, bool wide)
 {
@@ -70,9 +88,9 @@ void emit_address(struct tctx *x, const struct tinsn *ti,
 {
 	emit_lea(x, ti, op, T0, ti->d.i.address_width == 64);
 	if (op->mem.segment == ZYDIS_REGISTER_FS)
-		e_gs(&x->e, 1, 0x03, T0, GS(seg[SEG_FS].base));
+		e_gs(&x->e, x->wide, 0x03, T0, GS(seg[SEG_FS].base));
 	else if (op->mem.segment == ZYDIS_REGISTER_GS)
-		e_gs(&x->e, 1, 0x03, T0, GS(seg[SEG_GS].base));
+		e_gs(&x->e, x->wide, 0x03, T0, GS(seg[SEG_GS].base));
 }
 
 void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp)
@@ -80,9 +98,11 @@ void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp)
 	int h = host_reg(guest);
 
 	if (disp)
-		e_op_mem(&x->e, 0x8d, T0, h, -1, 0, disp);
-	else
+		e_opw_mem(&x->e, x->wide, 0x8d, T0, h, -1, 0, disp);
+	else if (x->wide)
 		e_mov(&x->e, T0, (unsigned)h);
+	else
+		e_mov32(&x->e, T0, (unsigned)h);
 }
 
 void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,

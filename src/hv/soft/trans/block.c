@@ -63,6 +63,10 @@ static bool plain_branch(const ZydisDecodedInstruction *i)
 {
 	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return false;
+	/* The target has 16 bits only. */
+	if (i->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 &&
+	    i->operand_width == 16)
+		return false;
 	return i->meta.category == ZYDIS_CATEGORY_COND_BR ||
 	       i->mnemonic == ZYDIS_MNEMONIC_JMP ||
 	       i->mnemonic == ZYDIS_MNEMONIC_CALL ||
@@ -137,6 +141,7 @@ static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 		    i.meta.category == ZYDIS_CATEGORY_SYSTEM ||
 		    i.mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
 		    i.mnemonic == ZYDIS_MNEMONIC_PUSHF ||
+		    i.mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
 		    i.mnemonic == ZYDIS_MNEMONIC_UD2 ||
 		    i.mnemonic == ZYDIS_MNEMONIC_LAHF) {
 			uint64_t to =
@@ -165,14 +170,20 @@ uint16_t live_at(struct tctx *x, uint64_t target)
 
 	if ((target ^ x->tb->lin) & ~0xfffull)
 		return FL_ARITH;
-	ZydisDecoderInit(&z, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisDecoderEnableMode(&z, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+	decode_init(&z, x->c->mode);
 	return look(x, &z, target, 2);
 }
 
-uint64_t branch_target(const struct tinsn *ti)
+/* A linear address: 32-bit code wraps. */
+static uint64_t wrap(const struct tctx *x, uint64_t lin)
 {
-	return ti->rip + ti->d.i.length + (uint64_t)ti->d.i.raw.imm[0].value.s;
+	return x->wide ? lin : (uint32_t)lin;
+}
+
+uint64_t branch_target(const struct tctx *x, const struct tinsn *ti)
+{
+	return wrap(x, ti->rip + ti->d.i.length +
+			       (uint64_t)ti->d.i.raw.imm[0].value.s);
 }
 
 /* Backwards; exits of conditional jumps add what their targets need. */
@@ -183,7 +194,7 @@ static void liveness(struct tctx *x, uint16_t live)
 		const ZydisDecodedInstruction *i = &ti->d.i;
 
 		if (plain_branch(i) && i->raw.imm[0].is_relative) {
-			uint64_t to = branch_target(ti);
+			uint64_t to = branch_target(x, ti);
 
 			if (i->meta.category == ZYDIS_CATEGORY_COND_BR)
 				live |= live_at(x, to);
@@ -317,7 +328,8 @@ static void emit_body(struct tctx *x, bool goes_on)
 			t->site[ti->site].resume = x->e.p;
 	}
 	if (!ends)
-		emit_exit(x, x->ti[x->n - 1].rip + x->ti[x->n - 1].in.len,
+		emit_exit(x,
+			  wrap(x, x->ti[x->n - 1].rip + x->ti[x->n - 1].in.len),
 			  goes_on ? x->ti[x->n - 1].live_out : FL_ARITH, -1);
 }
 
@@ -363,6 +375,8 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p)
 			       .key = trans_key(t->c),
 			       .page = p->page };
 	x.tb = tb;
+	x.wide = t->c->mode == MODE_64;
+	x.word = x.wide ? 8 : 4;
 	ctx_mmu(&x, t->c->mmu);
 	x.e.p = t->rw + t->used;
 	x.e.end = t->rw + CODE_SIZE;

@@ -445,14 +445,16 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	struct tblock *b;
 	uint8_t *patch = chain ? chain->patch : NULL;
 	bool checked = !chain || chain->checked;
+	uint32_t key;
 	uint64_t flushes;
 
-	if (loop_wanted(c) || c->mode != MODE_64 ||
+	if (loop_wanted(c) || !trans_mode(c) ||
 	    atomic_load_explicit(&c->nstale, memory_order_relaxed))
 		return NULL;
-	if (t->itab_key[c->mmu] != c->mode_key) {
+	key = trans_key(c);
+	if (t->itab_key[c->mmu] != key) {
 		itab_clear(c, c->mmu);
-		t->itab_key[c->mmu] = c->mode_key;
+		t->itab_key[c->mmu] = key;
 	}
 	it = itab_at(c, lin);
 	if (!chain && !look && it->rip == lin) {
@@ -484,6 +486,8 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 	struct cpu *c = t->c;
 
 	c->gpr[R_NEXT] = s->rip + s->in->len;
+	if (s->in->cpu_mode != MODE_64)
+		c->gpr[R_NEXT] = (uint32_t)c->gpr[R_NEXT];
 	c->leave_block = false;
 	s->in->fn(c, s->in);
 	c->rip = c->gpr[R_NEXT];
@@ -565,7 +569,7 @@ bool trans_run(struct cpu *c)
 	struct trans *t = c->trans;
 	uint8_t *to;
 
-	if (c->mode != MODE_64)
+	if (!trans_mode(c))
 		return false;
 	if (atomic_load_explicit(&c->nstale, memory_order_acquire))
 		catch_up(t);

@@ -119,13 +119,24 @@ static inline uint8_t rex(unsigned w, int reg, int index, int base)
 			 (base > 7));
 }
 
-/* op reg, [base + index << scale + disp] with 64-bit operands */
+/* op reg, [base + index << scale + disp]; w: 64-bit operands, else 32-bit */
+static inline void e_opw_mem(struct emit *e, unsigned w, uint8_t op,
+			     unsigned reg, int base, int index, unsigned scale,
+			     int32_t disp)
+{
+	uint8_t r = rex(w, (int)reg, index, base);
+
+	if (r != 0x40)
+		e1(e, r);
+	e1(e, op);
+	e_mem(e, reg, base, index, scale, disp);
+}
+
+/* The same with 64-bit operands. */
 static inline void e_op_mem(struct emit *e, uint8_t op, unsigned reg, int base,
 			    int index, unsigned scale, int32_t disp)
 {
-	e1(e, rex(1, (int)reg, index, base));
-	e1(e, op);
-	e_mem(e, reg, base, index, scale, disp);
+	e_opw_mem(e, 1, op, reg, base, index, scale, disp);
 }
 
 /* op rm, reg (64-bit; the form with r/m first, 89 for MOV) */
@@ -140,6 +151,17 @@ static inline void e_mov(struct emit *e, unsigned to, unsigned from)
 {
 	if (to != from)
 		e_rr(e, 0x89, to, from);
+}
+
+/* MOV of 32 bits: the upper half becomes 0. */
+static inline void e_mov32(struct emit *e, unsigned to, unsigned from)
+{
+	uint8_t r = rex(0, (int)from, -1, (int)to);
+
+	if (r != 0x40)
+		e1(e, r);
+	e1(e, 0x89);
+	e1(e, (uint8_t)(0xc0 | (from & 7) << 3 | (to & 7)));
 }
 
 /* op reg, gs:[off]; w: 64-bit */

@@ -37,15 +37,17 @@ static bool load_target(struct tctx *x, struct tinsn *ti)
 
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		emit_address(x, ti, op);
-		emit_lookup(x, ti, 8, false, false);
-		e_op_mem(&x->e, 0x8b, T0, T0, T1, 0, 0);
+		emit_lookup(x, ti, x->word, false, false);
+		e_opw_mem(&x->e, x->wide, 0x8b, T0, T0, T1, 0, 0);
 		return true;
 	}
 	g = reg_number(op->reg.value);
 	if (host_reg(g) < 0)
 		e_gs_load(&x->e, T0, GS_GPR(g));
-	else
+	else if (x->wide)
 		e_mov(&x->e, T0, (unsigned)host_reg(g));
+	else
+		e_mov32(&x->e, T0, (unsigned)host_reg(g));
 	return true;
 }
 
@@ -55,20 +57,20 @@ static void push_return(struct tctx *x, struct tinsn *ti)
 	uint64_t ret = ti->rip + ti->d.i.length;
 	struct emit *e = &x->e;
 
-	emit_reg_disp(x, R_RSP, -8);
-	emit_lookup(x, ti, 8, true, false);
-	if (ret == (uint64_t)(int64_t)(int32_t)ret) {
-		e_op_mem(e, 0xc7, 0, T0, T1, 0, 0);
+	emit_reg_disp(x, R_RSP, -x->word);
+	emit_lookup(x, ti, x->word, true, false);
+	if (!x->wide || ret == (uint64_t)(int64_t)(int32_t)ret) {
+		e_opw_mem(e, x->wide, 0xc7, 0, T0, T1, 0, 0);
 		e4(e, (uint32_t)ret);
 	} else {
 		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
 		e_imm(e, T1, ret);
 		e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
 	}
-	e_op_mem(e, 0x8d, G_RSP, G_RSP, -1, 0, -8);
+	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, -x->word);
 }
 
-static bool near64(const struct tinsn *ti)
+static bool plain_width(const struct tinsn *ti)
 {
 	const ZydisDecodedInstruction *i = &ti->d.i;
 
@@ -81,7 +83,7 @@ static bool emit_call(struct tctx *x, struct tinsn *ti)
 	flags_spill(x, ti);
 	if (ti->d.i.raw.imm[0].is_relative) {
 		push_return(x, ti);
-		emit_exit(x, branch_target(ti), 0, -1);
+		emit_exit(x, branch_target(x, ti), 0, -1);
 		return true;
 	}
 	if (ti->d.op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -95,7 +97,7 @@ static bool emit_call(struct tctx *x, struct tinsn *ti)
 		push_return(x, ti);
 		load_target(x, ti);
 	}
-	emit_indirect(x, ti, 8);
+	emit_indirect(x, ti, x->word);
 	return true;
 }
 
@@ -109,10 +111,11 @@ static bool emit_ret(struct tctx *x, struct tinsn *ti)
 		return false;
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RSP, 0);
-	emit_lookup(x, ti, 8, false, false);
-	e_op_mem(&x->e, 0x8b, T0, T0, T1, 0, 0);
-	e_op_mem(&x->e, 0x8d, G_RSP, G_RSP, -1, 0, (int32_t)(8 + drop));
-	emit_indirect(x, ti, (int16_t) - (int)(8 + drop));
+	drop += x->word;
+	emit_lookup(x, ti, x->word, false, false);
+	e_opw_mem(&x->e, x->wide, 0x8b, T0, T0, T1, 0, 0);
+	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, (int32_t)drop);
+	emit_indirect(x, ti, (int16_t) - (int)drop);
 	return true;
 }
 
@@ -128,7 +131,7 @@ static bool emit_jrcxz(struct tctx *x, struct tinsn *ti, uint16_t live)
 		e1(e, 0x67);
 	E(e, 0xe3, 0x02, 0xeb, 0x05); /* jrcxz +2; jmp +5 */
 	over = e->p;
-	emit_exit(x, branch_target(ti), 0, -1);
+	emit_exit(x, branch_target(x, ti), 0, -1);
 	return e->p == over + 5 || e->full;
 }
 
@@ -136,21 +139,23 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 {
 	const ZydisDecodedInstruction *i = &ti->d.i;
 
-	if (ti->in.fn == op_undefined || !near64(ti))
+	if (ti->in.fn == op_undefined || !plain_width(ti) ||
+	    !address_fits(x, ti))
 		return false;
 	/* To a non-canonical address: #GP, the interpreter's. */
-	if (i->raw.imm[0].is_relative && !canonical(branch_target(ti)))
+	if (i->raw.imm[0].is_relative && !canonical(branch_target(x, ti)))
 		return false;
 	switch (i->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR: {
-		uint64_t to = branch_target(ti);
+		uint64_t to = branch_target(x, ti);
 		uint16_t live = live_at(x, to);
 		unsigned cc = i->opcode & 15;
 
 		if (i->mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
 		    i->mnemonic == ZYDIS_MNEMONIC_JECXZ)
 			return emit_jrcxz(x, ti, live);
-		if (i->mnemonic == ZYDIS_MNEMONIC_LOOP ||
+		if (i->mnemonic == ZYDIS_MNEMONIC_JCXZ ||
+		    i->mnemonic == ZYDIS_MNEMONIC_LOOP ||
 		    i->mnemonic == ZYDIS_MNEMONIC_LOOPE ||
 		    i->mnemonic == ZYDIS_MNEMONIC_LOOPNE)
 			return false;
@@ -161,7 +166,7 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 	}
 	case ZYDIS_CATEGORY_UNCOND_BR:
 		if (i->raw.imm[0].is_relative) {
-			emit_exit(x, branch_target(ti), ti->live_out, -1);
+			emit_exit(x, branch_target(x, ti), ti->live_out, -1);
 		} else {
 			flags_spill(x, ti);
 			load_target(x, ti);

@@ -124,7 +124,6 @@ static bool take_operands(struct enc *k, const struct decoded *d)
 			if (!reg || !set_field(&k->v, op))
 				return false;
 			break;
-		case ZYDIS_OPERAND_ENCODING_IS4:
 		case ZYDIS_OPERAND_ENCODING_UIMM8:
 		case ZYDIS_OPERAND_ENCODING_UIMM16:
 		case ZYDIS_OPERAND_ENCODING_UIMM32:
@@ -139,6 +138,11 @@ static bool take_operands(struct enc *k, const struct decoded *d)
 		case ZYDIS_OPERAND_ENCODING_SIMM32_32_64:
 		case ZYDIS_OPERAND_ENCODING_UIMM16_32_64:
 		case ZYDIS_OPERAND_ENCODING_SIMM16_32_64: break;
+		case ZYDIS_OPERAND_ENCODING_IS4:
+			/* Bit 7 is a register's only in 64-bit code. */
+			if (d->mode != MODE_64)
+				k->imm[k->nimm - 1] &= 0x7f;
+			break;
 		case ZYDIS_OPERAND_ENCODING_NONE:
 			if (!implied(k, d, op))
 				return false;
@@ -218,6 +222,8 @@ static bool take_modrm(struct enc *k, const struct tinsn *ti)
 	default: return false;
 	}
 	k->op[k->nop++] = i->opcode;
+	if (i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->opcode == 0x82)
+		k->op[0] = 0x80; /* its twin: 64-bit code has no 82 */
 	return take_operands(k, &ti->d);
 }
 
@@ -266,6 +272,20 @@ static bool take_short(struct enc *k, const struct tinsn *ti)
 	if (op >= 0xb0 && op <= 0xbf && !(op >= 0xb8 && k->w)) {
 		k->op[0] = op < 0xb8 ? 0xc6 : 0xc7;
 		return set_field(&k->rm, &ti->d.op[0]);
+	}
+	if (op >= 0x40 && op <= 0x4f) { /* INC DEC r */
+		k->op[0] = 0xff;
+		k->reg.n = op >> 3 & 1;
+		return set_field(&k->rm, &ti->d.op[0]);
+	}
+	if (op >= 0xa0 && op <= 0xa3 && ti->in.adsize == 4 &&
+	    i->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+		/* MOV of the accumulator and [disp32] */
+		k->op[0] = (uint8_t)(0x88 | (op & 1) | (op < 0xa2) << 1);
+		acc_field(&k->reg, !(op & 1), op < 0xa2);
+		k->mem = true;
+		k->mop = &ti->d.op[op >= 0xa2 ? 0 : 1];
+		return true;
 	}
 	if (op == 0x98) { /* CBW CWDE CDQE */
 		acc_field(&k->rm, false, false);
@@ -621,13 +641,19 @@ static bool emit_div(struct tctx *x, struct tinsn *ti)
 /* T0 + T1 is the host address of the new top; push what from puts there. */
 static void stack_room(struct tctx *x, struct tinsn *ti)
 {
-	emit_reg_disp(x, R_RSP, -8);
-	emit_lookup(x, ti, 8, true, false);
+	emit_reg_disp(x, R_RSP, -x->word);
+	emit_lookup(x, ti, x->word, true, false);
 }
 
 static void stack_move(struct tctx *x, int n)
 {
-	e_op_mem(&x->e, 0x8d, G_RSP, G_RSP, -1, 0, n);
+	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, n);
+}
+
+static bool is_word(const struct tctx *x, const ZydisDecodedOperand *op)
+{
+	return ZydisRegisterGetClass(op->reg.value) ==
+	       (x->wide ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32);
 }
 
 static bool emit_push(struct tctx *x, struct tinsn *ti)
@@ -636,18 +662,17 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 	struct emit *e = &x->e;
 	int h = -1;
 
-	if (ti->d.i.operand_width != 64)
+	if (ti->d.i.operand_width != x->word * 8)
 		return false;
 	switch (op->type) {
 	case ZYDIS_OPERAND_TYPE_REGISTER:
-		if (ZydisRegisterGetClass(op->reg.value) !=
-		    ZYDIS_REGCLASS_GPR64)
+		if (!is_word(x, op))
 			return false;
 		flags_spill(x, ti);
 		stack_room(x, ti);
 		h = host_reg(reg_number(op->reg.value));
 		if (h >= 0) {
-			e_op_mem(e, 0x89, (unsigned)h, T0, T1, 0, 0);
+			e_opw_mem(e, x->wide, 0x89, (unsigned)h, T0, T1, 0, 0);
 			break;
 		}
 		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
@@ -657,23 +682,23 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
 		flags_spill(x, ti);
 		stack_room(x, ti);
-		e_op_mem(e, 0xc7, 0, T0, T1, 0, 0);
+		e_opw_mem(e, x->wide, 0xc7, 0, T0, T1, 0, 0);
 		e4(e, (uint32_t)op->imm.value.u);
 		break;
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		flags_spill(x, ti);
 		emit_address(x, ti, op);
-		emit_lookup(x, ti, 8, false, false);
-		e_op_mem(e, 0x8b, T0, T0, T1, 0, 0);
+		emit_lookup(x, ti, x->word, false, false);
+		e_opw_mem(e, x->wide, 0x8b, T0, T0, T1, 0, 0);
 		e_gs_store(e, T0, GS(tr.temp));
 		stack_room(x, ti);
 		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
 		e_gs_load(e, T1, GS(tr.temp));
-		e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
+		e_opw_mem(e, x->wide, 0x89, T1, T0, -1, 0, 0);
 		break;
 	default: return false;
 	}
-	stack_move(x, -8);
+	stack_move(x, -x->word);
 	return true;
 }
 
@@ -683,9 +708,8 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	unsigned g;
 	int h;
 
-	if (ti->d.i.operand_width != 64 ||
-	    op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    ZydisRegisterGetClass(op->reg.value) != ZYDIS_REGCLASS_GPR64)
+	if (ti->d.i.operand_width != x->word * 8 ||
+	    op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_word(x, op))
 		return false;
 	g = reg_number(op->reg.value);
 	if (g == R_RSP)
@@ -693,23 +717,23 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	h = host_reg(g);
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RSP, 0);
-	emit_lookup(x, ti, 8, false, false);
-	e_op_mem(&x->e, 0x8b, h < 0 ? T0 : (unsigned)h, T0, T1, 0, 0);
+	emit_lookup(x, ti, x->word, false, false);
+	e_opw_mem(&x->e, x->wide, 0x8b, h < 0 ? T0 : (unsigned)h, T0, T1, 0, 0);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
-	stack_move(x, 8);
+	stack_move(x, x->word);
 	return true;
 }
 
 static bool emit_leave(struct tctx *x, struct tinsn *ti)
 {
-	if (ti->d.i.operand_width != 64)
+	if (ti->d.i.operand_width != x->word * 8)
 		return false;
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RBP, 0);
-	emit_lookup(x, ti, 8, false, false);
-	e_op_mem(&x->e, 0x8b, T0, T0, T1, 0, 0);
-	e_op_mem(&x->e, 0x8d, G_RSP, H_RBP, -1, 0, 8);
+	emit_lookup(x, ti, x->word, false, false);
+	e_opw_mem(&x->e, x->wide, 0x8b, T0, T0, T1, 0, 0);
+	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, H_RBP, -1, 0, x->word);
 	e_mov(&x->e, H_RBP, T0);
 	return true;
 }
@@ -804,6 +828,41 @@ static bool excluded(const struct tinsn *ti)
 	}
 }
 
+/*
+ * VEX.W of 32-bit code does not make general registers, named or implied, and
+ * what is moved between them and vectors wider, as it would here.
+ */
+static bool vex_fits(const struct tinsn *ti)
+{
+	const struct decoded *d = &ti->d;
+
+	if (d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || !d->i.raw.vex.W)
+		return true;
+	switch (d->i.mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VMOVQ:
+	case ZYDIS_MNEMONIC_VPINSRD:
+	case ZYDIS_MNEMONIC_VPINSRQ:
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPEXTRQ:
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VCVTSD2SI:
+	case ZYDIS_MNEMONIC_VCVTSS2SI:
+	case ZYDIS_MNEMONIC_VCVTTSD2SI:
+	case ZYDIS_MNEMONIC_VCVTTSS2SI: return false;
+	default: break;
+	}
+	for (unsigned n = 0; n < d->i.operand_count; n++)
+		if (d->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(d->op[n].reg.value) ==
+			    ZYDIS_REGCLASS_GPR32)
+			return false;
+	return true;
+}
+
 /* Copied as they are: no operand but flags or vector registers. */
 static bool verbatim(struct tctx *x, struct tinsn *ti)
 {
@@ -817,7 +876,18 @@ static bool verbatim(struct tctx *x, struct tinsn *ti)
 			flags_restore(x);
 		break;
 	case ZYDIS_MNEMONIC_VZEROUPPER:
-	case ZYDIS_MNEMONIC_VZEROALL: break;
+		if (x->wide)
+			break;
+		/* Of the eight that there are: vmovaps xmm, xmm */
+		for (unsigned n = 0; n < 8; n++) {
+			E(&x->e, 0xc5, 0xf8, 0x28);
+			e1(&x->e, (uint8_t)(0xc0 | n << 3 | n));
+		}
+		return true;
+	case ZYDIS_MNEMONIC_VZEROALL:
+		if (x->wide)
+			break;
+		return false;
 	default: return false;
 	}
 	e_bytes(&x->e, ti->in.bytes, ti->in.len);
@@ -849,6 +919,8 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return false;
 	if (is_nothing(ti))
 		return true;
+	if (!address_fits(x, ti))
+		return false;
 	switch (ti->d.i.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return emit_lea_insn(x, ti);
 	case ZYDIS_MNEMONIC_PUSH: return emit_push(x, ti);
@@ -877,6 +949,8 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 	    ti->d.i.opcode >= 0xb8 && ti->d.i.opcode <= 0xbf &&
 	    ti->d.i.raw.rex.W)
 		return emit_mov_imm64(x, ti);
+	if (!x->wide && !vex_fits(ti))
+		return false;
 	if (!take_modrm(&k, ti)) {
 		k = (struct enc){ .nprefix = 0 };
 		if (!take_short(&k, ti))

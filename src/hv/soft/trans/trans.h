@@ -150,6 +150,8 @@ struct tctx {
 	unsigned ncold;
 	uint32_t tlb; /* offset of the TLB of this mode in struct cpu */
 	unsigned mmu;
+	bool wide;    /* 64-bit code, else 32-bit: flat segments */
+	uint8_t word; /* bytes of an address on the stack */
 };
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
@@ -194,10 +196,39 @@ static inline bool canonical(uint64_t a)
 	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
 }
 
+/* A data segment with any base, whose offsets all are within the limit. */
+static inline bool seg_unlimited(const struct segreg *s)
+{
+	return s->limit == 0xffffffff &&
+	       (s->access & (SEG_A_UNUSABLE | SEG_A_P | 0x1e)) ==
+		       (SEG_A_P | 0x12);
+}
+
+/*
+ * 64-bit code, and 32-bit code with all but FS and GS at 0 to 4 GiB.  What
+ * loads a segment ends its block, so this holds for a whole block.
+ */
+static inline bool trans_mode(const struct cpu *c)
+{
+	const struct segreg *cs = &c->seg[SEG_CS];
+
+	if (likely(c->mode == MODE_64))
+		return true;
+	return (c->mode == MODE_C32 || c->mode == MODE_P32) && c->flat &&
+	       c->seg[SEG_SS].access & SEG_A_DB && !cs->base &&
+	       cs->limit == 0xffffffff;
+}
+
 /* All that translation depends on. */
 static inline uint32_t trans_key(const struct cpu *c)
 {
-	return c->mode_key | (uint32_t)c->mmu << 24;
+	uint32_t key = c->mode_key | (uint32_t)c->mmu << 24;
+
+	if (unlikely(c->mode != MODE_64)) {
+		key |= (uint32_t)seg_unlimited(&c->seg[SEG_FS]) << 22;
+		key |= (uint32_t)seg_unlimited(&c->seg[SEG_GS]) << 23;
+	}
+	return key;
 }
 
 /* block.c */
@@ -211,7 +242,9 @@ static inline void flags_spill(struct tctx *x, const struct tinsn *ti)
 	x->fl_host = false;
 }
 
-/* access.c: T0 = address of the memory operand (flags are lost) */
+/* access.c: false: its address takes the interpreter */
+bool address_fits(const struct tctx *x, const struct tinsn *ti);
+/* T0 = address of the memory operand (flags are lost) */
 void emit_address(struct tctx *x, const struct tinsn *ti,
 		  const ZydisDecodedOperand *op);
 /* T0 = address, T1 = clobbered -> T0 = offset in page, T1 = host page */
@@ -230,6 +263,6 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends);
 /* block.c */
 void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc);
 uint16_t live_at(struct tctx *x, uint64_t target);
-uint64_t branch_target(const struct tinsn *ti);
+uint64_t branch_target(const struct tctx *x, const struct tinsn *ti);
 
 #endif /* SOFT_TRANS_H */

@@ -198,7 +198,7 @@ static void fill(const struct decoded *d, struct insn *in)
 		in->flags |= IN_ENDS;
 }
 
-static void init_decoder(ZydisDecoder *z, enum cpu_mode mode)
+void decode_init(ZydisDecoder *z, enum cpu_mode mode)
 {
 	ZydisMachineMode m = ZYDIS_MACHINE_MODE_REAL_16;
 	ZydisStackWidth w = ZYDIS_STACK_WIDTH_16;
@@ -286,7 +286,7 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	in->seg = SEG_DS;
 	in->cpu_mode = (uint8_t)c->mode;
 	in->fn = op_undefined;
-	init_decoder(&z, c->mode);
+	decode_init(&z, c->mode);
 	if (avail > MAX_INSN)
 		avail = MAX_INSN;
 	s = ZydisDecoderDecodeFull(&z, code, avail, &d->i, d->op);

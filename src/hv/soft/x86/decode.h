@@ -110,6 +110,9 @@ static inline unsigned stack_size(struct cpu *c)
 	return c->seg[SEG_SS].access & SEG_A_DB ? 4 : 2;
 }
 
+/* Zydis as every decoder of guest code has it. */
+void decode_init(ZydisDecoder *z, enum cpu_mode mode);
+
 /* decode_insn(), and Zydis' view of it; d->i.length is 0 when undecodable. */
 int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in, struct decoded *d);
