@@ -454,7 +454,9 @@ struct cpu {
 		struct code_page *look_code;
 		uint32_t site, host_mxcsr;
 		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
-		uint8_t vec_loaded, vec_want;
+		/* Pairs: the thunks look at both of one at once. */
+		uint8_t vec_loaded, x87_loaded;
+		uint8_t vec_want, x87_want;
 		bool interpret;
 	} tr;
 	/* Pages whose code changed, under vm->code; full: all of them. */

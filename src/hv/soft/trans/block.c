@@ -237,8 +237,22 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 
 /* -- the block ------------------------------------------------------------ */
 
+/* Anything with XMM or YMM registers, or that MXCSR rules. */
 static bool is_vec(const struct decoded *d)
 {
+	switch (d->i.mnemonic) {
+	case ZYDIS_MNEMONIC_VZEROUPPER:
+	case ZYDIS_MNEMONIC_VZEROALL:
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR:
+	case ZYDIS_MNEMONIC_VSTMXCSR: return true;
+	default: break;
+	}
+	/* CVTSD2SI from memory names no vector register. */
+	if (d->i.meta.category == ZYDIS_CATEGORY_CONVERT &&
+	    d->i.meta.isa_ext != ZYDIS_ISA_EXT_BASE)
+		return true;
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
 		const ZydisDecodedOperand *op = &d->op[n];
 		ZydisRegisterClass cl;
@@ -249,8 +263,7 @@ static bool is_vec(const struct decoded *d)
 		if (cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM)
 			return true;
 	}
-	return d->i.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
-	       d->i.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+	return false;
 }
 
 /* Decode the block's instructions; true: it goes on behind the last. */
@@ -270,7 +283,7 @@ static bool collect(struct tctx *x, struct code_page *p)
 			break;
 		ti->rip = rip;
 		ti->site = -1;
-		ti->vec = false;
+		ti->vec = ti->x87 = false;
 		ti->reads = ti->writes = ti->kills = 0;
 		x->n++;
 		if (!ti->d.i.length) { /* raises when run */
@@ -280,6 +293,7 @@ static bool collect(struct tctx *x, struct code_page *p)
 		}
 		flag_effects(&ti->d.i, &ti->reads, &ti->writes, &ti->kills);
 		ti->vec = is_vec(&ti->d);
+		ti->x87 = x87_wanted(c, &ti->d);
 		off += ti->in.len;
 		rip += ti->in.len;
 		if (ti->in.flags & IN_ENDS) {
@@ -333,13 +347,24 @@ static void emit_body(struct tctx *x, bool goes_on)
 			  goes_on ? x->ti[x->n - 1].live_out : FL_ARITH, -1);
 }
 
+/* Unless the byte at loaded says that they are there. */
+static void emit_want(struct tctx *x, uint32_t loaded, enum site_type type)
+{
+	unsigned site = trans_new_site(x->t, type, x->tb->lin);
+	struct emit *e = &x->e;
+
+	E(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[loaded], 0 */
+	e4(e, loaded);
+	e1(e, 0);
+	cold_add(x, e_jcc(e, CC_E), site);
+	x->t->site[site].resume = e->p;
+}
+
 static void emit_head(struct tctx *x)
 {
 	struct tblock *tb = x->tb;
-	struct trans *t = x->t;
-	unsigned here = trans_new_site(t, SITE_HERE, tb->lin);
+	unsigned here = trans_new_site(x->t, SITE_HERE, tb->lin);
 	struct emit *e = &x->e;
-	uint8_t *past;
 
 	tb->miss = e->p;
 	stub_site(x, here);
@@ -353,14 +378,10 @@ static void emit_head(struct tctx *x)
 	e4(e, GS(request));
 	e1(e, 0);
 	cold_add(x, e_jcc(e, CC_NE), here);
-	if (!x->vec)
-		return;
-	E(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[vec_loaded], 0 */
-	e4(e, GS(tr.vec_loaded));
-	e1(e, 0);
-	past = e_jcc(e, CC_E);
-	cold_add(x, past, trans_new_site(t, SITE_VEC, tb->lin));
-	t->site[t->nsites - 1].resume = e->p;
+	if (x->vec)
+		emit_want(x, GS(tr.vec_loaded), SITE_VEC);
+	if (x->x87)
+		emit_want(x, GS(tr.x87_loaded), SITE_X87);
 }
 
 struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p)
@@ -385,8 +406,10 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p)
 	goes_on = collect(&x, p);
 	if (!x.n)
 		return tb;
-	for (unsigned n = 0; n < x.n; n++)
+	for (unsigned n = 0; n < x.n; n++) {
 		x.vec |= x.ti[n].vec;
+		x.x87 |= x.ti[n].x87;
+	}
 	live = goes_on ? live_at(&x, x.ti[x.n - 1].rip + x.ti[x.n - 1].in.len)
 		       : FL_ARITH;
 	liveness(&x, live);

@@ -146,10 +146,54 @@ static uint8_t *unless(struct emit *e, uint32_t off)
 	return e_jcc(e, CC_E);
 }
 
+/* cmp word gs:[off], 0; je: where to aim */
+static uint8_t *unless_both(struct emit *e, uint32_t off)
+{
+	E(e, 0x65, 0x66, 0x83, 0x3c, 0x25);
+	e4(e, off);
+	e1(e, 0);
+	return e_jcc(e, CC_E);
+}
+
+/* What is loaded is wanted again, unless trans_site() says otherwise. */
+static void emit_fpu_store(struct emit *e)
+{
+	uint8_t *none, *skip;
+
+	E(e, 0x65, 0x0f, 0xb7, 0x04, 0x25); /* movzx eax, word gs:[] */
+	e4(e, GS(tr.vec_loaded));
+	E(e, 0x65, 0x66, 0x89, 0x04, 0x25); /* mov gs:[], ax */
+	e4(e, GS(tr.vec_want));
+	none = unless_both(e, GS(tr.vec_loaded));
+	skip = unless(e, GS(tr.vec_loaded));
+	emit_vec_store(e);
+	e_aim(skip, e->p);
+	skip = unless(e, GS(tr.x87_loaded));
+	emit_x87_store(e);
+	set_byte(e, GS(tr.x87_loaded), 0);
+	e_aim(skip, e->p);
+	e_aim(none, e->p);
+}
+
+static void emit_fpu_load(struct emit *e)
+{
+	uint8_t *none, *skip;
+
+	none = unless_both(e, GS(tr.vec_want));
+	skip = unless(e, GS(tr.vec_want));
+	emit_vec_load(e);
+	e_aim(skip, e->p);
+	skip = unless(e, GS(tr.x87_want));
+	emit_x87_load(e);
+	set_byte(e, GS(tr.x87_loaded), 1);
+	e_aim(skip, e->p);
+	e_aim(none, e->p);
+}
+
 static void emit_thunks(struct trans *t)
 {
 	struct emit em = { t->rw, t->rw + CODE_SIZE, false }, *e = &em;
-	uint8_t *enter, *skip, *out;
+	uint8_t *enter, *out;
 
 	enter = e->p;
 	E(e, 0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57);
@@ -163,22 +207,14 @@ static void emit_thunks(struct trans *t)
 	e_gs_store(e, T0, GS(tr.target));
 	t->thunk_site = e->p;
 	store_registers(e);
-	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25); /* movzx eax, byte gs:[] */
-	e4(e, GS(tr.vec_loaded));
-	E(e, 0x65, 0x88, 0x04, 0x25); /* mov gs:[], al */
-	e4(e, GS(tr.vec_want));
-	skip = unless(e, GS(tr.vec_loaded));
-	emit_vec_store(e);
-	e_aim(skip, e->p);
+	emit_fpu_store(e);
 	e_gs_load(e, H_RDI, GS(tr.self));
 	e_imm(e, H_RAX, (uintptr_t)trans_site);
 	E(e, 0xff, 0xd0);	/* call rax */
 	E(e, 0x48, 0x85, 0xc0); /* test rax, rax */
 	out = e_jcc(e, CC_E);
 	e_gs_store(e, H_RAX, GS(tr.resume));
-	skip = unless(e, GS(tr.vec_want));
-	emit_vec_load(e);
-	e_aim(skip, e->p);
+	emit_fpu_load(e);
 	load_registers(e);
 	/* movzx eax, word gs:[flags]; add al, 0x7f; sahf */
 	E(e, 0x65, 0x0f, 0xb7, 0x04, 0x25);
@@ -481,6 +517,18 @@ static bool vec_ready(const struct cpu *c)
 	return (fx32(c->fpu, FX_MXCSR) & MXCSR_MASKS) == MXCSR_MASKS;
 }
 
+/* May the next instruction run with the state that was loaded? */
+static bool fpu_ready(const struct cpu *c)
+{
+	return (!c->tr.vec_want || vec_ready(c)) &&
+	       (!c->tr.x87_want || x87_ready(c));
+}
+
+static void want_nothing(struct cpu *c)
+{
+	c->tr.vec_want = c->tr.x87_want = 0;
+}
+
 static uint8_t *at_insn(struct trans *t, const struct site *s)
 {
 	struct cpu *c = t->c;
@@ -498,8 +546,8 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 	} else {
 		c->stats.slow_accesses++;
 	}
-	if (!s->resume || c->leave_block || (c->tr.vec_want && !vec_ready(c))) {
-		c->tr.vec_want = 0;
+	if (!s->resume || c->leave_block || !fpu_ready(c)) {
+		want_nothing(c);
 		return next(t, NULL, false);
 	}
 	flags_in(c);
@@ -515,8 +563,8 @@ static void *trans_site(struct cpu *c)
 
 	flags_out(c);
 	c->rip = s->rip;
-	if (s->type != SITE_INSN)
-		c->tr.vec_want = 0;
+	if (s->type < SITE_VEC && s->type != SITE_INSN)
+		want_nothing(c);
 	switch (s->type) {
 	case SITE_INSN: to = at_insn(t, s); break;
 	case SITE_CHAIN: to = next(t, s, false); break;
@@ -530,11 +578,15 @@ static void *trans_site(struct cpu *c)
 		to = next(t, NULL, false);
 		break;
 	case SITE_VEC:
-		if (!vec_ready(c)) {
+	case SITE_X87:
+		if (s->type == SITE_VEC)
+			c->tr.vec_want = 1;
+		else
+			c->tr.x87_want = 1;
+		if (!fpu_ready(c)) {
 			c->tr.interpret = true;
 			break;
 		}
-		c->tr.vec_want = 1;
 		flags_in(c);
 		to = s->resume;
 		break;
@@ -580,7 +632,7 @@ bool trans_run(struct cpu *c)
 	to = next(t, NULL, false);
 	if (!to)
 		return false;
-	c->tr.vec_loaded = 0;
+	c->tr.vec_loaded = c->tr.x87_loaded = 0;
 	t->enter(c, to + t->to_rx);
 	return true;
 }

@@ -9,6 +9,7 @@
  * into their ModRM twins.
  */
 #include "hv/soft/trans/trans.h"
+#include "hv/soft/x86/fpu.h"
 
 /* One register field. */
 struct field {
@@ -58,8 +59,9 @@ static bool set_field(struct field *f, const ZydisDecodedOperand *op)
 	case ZYDIS_REGCLASS_XMM:
 	case ZYDIS_REGCLASS_YMM:
 		f->n = (uint8_t)ZydisRegisterGetId(op->reg.value);
-		if (f->n > 15)
-			return false;
+		return f->n < 16;
+	case ZYDIS_REGCLASS_MMX:
+		f->n = (uint8_t)ZydisRegisterGetId(op->reg.value);
 		return true;
 	default: return false;
 	}
@@ -782,6 +784,7 @@ static bool category_fits(const struct tinsn *ti)
 	case ZYDIS_CATEGORY_LOGICAL:
 	case ZYDIS_CATEGORY_LOGICAL_FP:
 	case ZYDIS_CATEGORY_LZCNT:
+	case ZYDIS_CATEGORY_MMX:
 	case ZYDIS_CATEGORY_PCLMULQDQ:
 	case ZYDIS_CATEGORY_ROTATE:
 	case ZYDIS_CATEGORY_SEMAPHORE:
@@ -800,20 +803,11 @@ static bool excluded(const struct tinsn *ti)
 	const struct decoded *d = &ti->d;
 
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR:
-	case ZYDIS_MNEMONIC_VLDMXCSR:
-	case ZYDIS_MNEMONIC_VSTMXCSR:
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVPS:
-	case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVD:
-	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_XLAT:
 	case ZYDIS_MNEMONIC_CMPXCHG8B:
-	case ZYDIS_MNEMONIC_EXTRQ:
-	case ZYDIS_MNEMONIC_INSERTQ:
 	case ZYDIS_MNEMONIC_RDRAND:
 	case ZYDIS_MNEMONIC_RDSEED:
 	case ZYDIS_MNEMONIC_RDPID: return true;
@@ -914,6 +908,7 @@ static bool is_nothing(const struct tinsn *ti)
 bool emit_insn(struct tctx *x, struct tinsn *ti)
 {
 	struct enc k = { .nprefix = 0 };
+	bool done, ok;
 
 	if (ti->in.fn == op_undefined || !vec_allowed(x->c, ti))
 		return false;
@@ -941,9 +936,12 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return true;
 	default: break;
 	}
+	ok = emit_x87(x, ti, &done);
+	if (done)
+		return ok;
 	if (verbatim(x, ti))
 		return true;
-	if (!category_fits(ti) || excluded(ti))
+	if (!category_fits(ti) || excluded(ti) || !fpu_host_has(&ti->d))
 		return false;
 	if (ti->d.i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 	    ti->d.i.opcode >= 0xb8 && ti->d.i.opcode <= 0xbf &&

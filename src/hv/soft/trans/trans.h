@@ -13,7 +13,8 @@
  * (fl_host), in c->tr.flags (fl_mem), in both, or dead.  Between blocks they
  * are in c->tr.flags or dead.  Everything else of rflags is in c->rflags.
  *
- * Vector registers are in the host's while c->tr.vec_loaded, else in c->fpu.
+ * Vector registers and MXCSR are in the host's while c->tr.vec_loaded, x87
+ * and MMX registers while c->tr.x87_loaded, else in c->fpu.
  *
  * A site is a place where translated code turns to C: site.type says why.
  * All of them go through one thunk, which stores the registers, calls
@@ -46,7 +47,8 @@ enum site_type {
 	SITE_CHAIN,    /* go to rip; patch may be aimed there */
 	SITE_HERE,     /* go to rip, through the loop if it has to look */
 	SITE_INDIRECT, /* go to c->tr.target; in is the branch, at rip */
-	SITE_VEC       /* the block at rip wants the vector registers */
+	SITE_VEC,      /* the block at rip wants the vector registers */
+	SITE_X87       /* ... or those of the x87 */
 };
 
 struct site {
@@ -126,7 +128,7 @@ struct tinsn {
 	uint64_t rip;
 	uint16_t reads, kills, writes; /* arithmetic flags */
 	uint16_t live_in, live_out;
-	bool vec;
+	bool vec, x87;
 	int site; /* -1: none yet */
 };
 
@@ -145,7 +147,7 @@ struct tctx {
 	unsigned n;
 	struct tinsn *ti;
 	bool fl_host, fl_mem;
-	bool vec;
+	bool vec, x87;
 	struct cold cold[MAX_COLD];
 	unsigned ncold;
 	uint32_t tlb; /* offset of the TLB of this mode in struct cpu */
@@ -255,6 +257,15 @@ void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp);
 /* lea without a segment into host register to (flags are kept) */
 void emit_lea(struct tctx *x, const struct tinsn *ti,
 	      const ZydisDecodedOperand *op, unsigned to, bool wide);
+
+/* x87.c: is this one for host code that needs the x87's state? */
+bool x87_wanted(const struct cpu *c, const struct decoded *d);
+/* Instructions of this file (*done); false: nothing emitted, interpret it. */
+bool emit_x87(struct tctx *x, struct tinsn *ti, bool *done);
+void emit_x87_load(struct emit *e);
+void emit_x87_store(struct emit *e);
+/* No exception can be raised or is pending. */
+bool x87_ready(const struct cpu *c);
 
 /* insn.c: false: nothing emitted, interpret it */
 bool emit_insn(struct tctx *x, struct tinsn *ti);

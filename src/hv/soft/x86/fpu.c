@@ -181,6 +181,7 @@ static bool host_has(ZydisISAExt ext, ZydisISASet set)
 	enum { EAX, EBX, ECX };
 
 	switch (ext) {
+	case ZYDIS_ISA_EXT_ADOX_ADCX: return host_leaf7(0, EBX, 19);
 	case ZYDIS_ISA_EXT_SSE3: return __builtin_cpu_supports("sse3");
 	case ZYDIS_ISA_EXT_SSSE3: return __builtin_cpu_supports("ssse3");
 	case ZYDIS_ISA_EXT_SSE4: return __builtin_cpu_supports("sse4.2");
@@ -208,6 +209,11 @@ static bool host_has(ZydisISAExt ext, ZydisISASet set)
 		return __builtin_cpu_supports("avx2") && host_leaf7(1, EAX, 4);
 	default: return true;
 	}
+}
+
+bool fpu_host_has(const struct decoded *d)
+{
+	return host_has(d->i.meta.isa_ext, d->i.meta.isa_set);
 }
 
 /* -- generating ----------------------------------------------------------- */

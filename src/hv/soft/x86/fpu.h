@@ -4,7 +4,8 @@
  *
  * c->fpu is always in the standard XSAVE layout and always complete: a
  * component in its initial state is stored as its initial values, so nothing
- * here ever looks at XSTATE_BV of c->fpu.  MXCSR in it is always valid: it is
+ * here ever looks at XSTATE_BV of c->fpu, and the rest of the header is zero
+ * (translated code does XSAVE and XRSTOR there).  MXCSR in it is always valid: it is
  * loaded into the host's register.
  */
 #ifndef SOFT_X86_FPU_H
@@ -78,6 +79,9 @@ static inline void fx_put64(uint8_t *p, unsigned off, uint64_t v)
 {
 	memcpy(p + off, &v, 8);
 }
+
+/* Can this host run it?  Only what not every host of this engine has. */
+bool fpu_host_has(const struct decoded *d);
 
 /* FXSAVE and XSAVE families; NULL: not one of them. */
 insn_fn *bind_xsave(const struct decoded *d, struct insn *in);
