@@ -210,6 +210,13 @@ CODE64(c_lgs,
 #define NO_POINTERS_32(at) \
 	"movq $0, " #at "+12(%rdi)\n movq $0, " #at "+20(%rdi)\n"
 #define NO_POINTERS_16(at) "movq $0, " #at "+6(%rdi)\n"
+/* Registers that translated code keeps in memory, and those it does not. */
+CODE64(c_bit_scan_zero,
+       "push %r13\n push %r15\n"
+       "xor %r8d, %r8d\n mov $-5, %r15\n mov %r15, %r9\n bsf %r8, %r15\n"
+       "bsr %r8, %r9\n mov %r15, (%rdi)\n mov %r9, 8(%rdi)\n"
+       "mov $-6, %r13\n bsr %r8, %r13\n mov %r13, 16(%rdi)\n"
+       "pop %r15\n pop %r13");
 /* With an unmasked exception pending: FNENI, FNDISI, FNSETPM do not wait. */
 CODE64(c_no_wait, "fninit\n movw $0x37e, (%rdi)\n fldcw (%rdi)\n fsqrt\n"
 		  ".byte 0xdb, 0xe0, 0xdb, 0xe1, 0xdb, 0xe4\n"
@@ -304,6 +311,7 @@ static const struct same {
 	{ "exchange_behind_f3", c_xchg_r8, c_xchg_r8_end, "" },
 	{ "clzero", c_clzero, c_clzero_end, "clzero" },
 	{ "far_pointer_rex_w", c_lgs, c_lgs_end, "" },
+	{ "bit_scan_of_zero", c_bit_scan_zero, c_bit_scan_zero_end, "" },
 	{ "x87_no_wait", c_no_wait, c_no_wait_end, "" },
 	{ "x87_environment", c_env, c_env_end, "" },
 	{ "x87_unmasked_stores", c_fst_unmasked, c_fst_unmasked_end, "" },

@@ -954,5 +954,9 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		if (!take_short(&k, ti))
 			return false;
 	}
+	/* Of zero, they leave the destination as it was. */
+	if (ti->d.i.mnemonic == ZYDIS_MNEMONIC_BSF ||
+	    ti->d.i.mnemonic == ZYDIS_MNEMONIC_BSR)
+		k.reg.rd = true;
 	return emit_enc(x, ti, &k);
 }
