@@ -374,10 +374,16 @@ static int judge(struct probe *p, int result, bool in_time,
 				step, strerror(-result));
 	if (run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_GOOD)
 		return 0;
+	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+	    run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
+		return kvm_fail(err, -ENOTSUP,
+				"/dev/kvm cannot run a stock "
+				"kernel: it does not execute %s",
+				step);
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		return kvm_fail(err, -ENOTSUP,
 				"/dev/kvm cannot run a stock "
-				"kernel: %s is not possible (internal error "
+				"kernel: it gives up at %s (KVM's suberror "
 				"%u)",
 				step, run->internal.suberror);
 	return kvm_fail(err, -ENOTSUP,
