@@ -60,8 +60,12 @@ static void on_wire(void *sink, unsigned line, bool level)
 	b.level = level;
 }
 
+static bool input_while_output;
+
 static void on_output(void *sink, const void *data, size_t len)
 {
+	if (input_while_output)
+		assert_int_equal(uart_input(b.last, "x", 1), 0);
 	for (size_t i = 0; i < len && b.out_len < sizeof(b.out); i++)
 		b.out[b.out_len++] = ((const char *)data)[i];
 }
@@ -220,6 +224,11 @@ static void test_uart(void **state)
 	assert_int_equal(rooms, 3);
 	assert_int_equal(uart_input(d, "x", 1), 1);
 	assert_int_equal(in(0x3f8, 1), 'x');
+	/* Who brings input never waits for who takes output. */
+	input_while_output = true;
+	out(0x3f8, '\n', 1);
+	input_while_output = false;
+	assert_int_equal(rooms, 4);
 }
 
 /* A masked periodic comparator goes on, in step, without a timer of ours. */

@@ -11,7 +11,9 @@
 #include "vm/chips.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "vm/devices/timer.h"
@@ -45,19 +47,27 @@ struct uart {
 	uint8_t ier, lcr, mcr, scr, fcr, dll, dlm, msr;
 	bool thre, overrun; /* THRE interrupt pends; LSR.OE */
 	bool refused;	    /* the far end has more */
-	uint8_t polls;	    /* of LSR since another register, to POLLS */
+	atomic_int
+		writing; /* output() runs, under the lock; see uart_input() */
+	uint8_t polls;	 /* of LSR since another register, to POLLS */
 	uint8_t rx[FIFO], rx_count;
 	uint8_t out[512];
 	unsigned out_count;
 };
+
+enum { NOT_WRITING, WRITING, INPUT_WAITS };
 
 static void flush(struct uart *u)
 {
 	unsigned n = u->out_count;
 
 	u->out_count = 0;
-	if (n && u->arg.output)
-		u->arg.output(u->arg.sink, u->out, n);
+	if (!n || !u->arg.output)
+		return;
+	atomic_store(&u->writing, WRITING);
+	u->arg.output(u->arg.sink, u->out, n);
+	if (atomic_exchange(&u->writing, NOT_WRITING) == INPUT_WAITS && u->room)
+		u->room(u->room_sink);
 }
 
 static void uart_fire(struct dev *dev)
@@ -253,13 +263,42 @@ static void uart_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 
 static const struct region_ops uart_ops = { uart_read, uart_write, 1, 1 };
 
+/*
+ * Takes the lock; false when it is held for output(), which may take as long
+ * as its reader likes.  Who brings input must not wait for that: it may be the
+ * one who is to end the machine.  room() is called when it is over.
+ */
+static bool lock_for_input(struct uart *u)
+{
+	const long ms = 1000000;
+	struct timespec t;
+	int writing;
+
+	for (;;) {
+		writing = WRITING;
+		if (atomic_compare_exchange_strong(&u->writing, &writing,
+						   INPUT_WAITS) ||
+		    writing == INPUT_WAITS)
+			return false;
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		t.tv_nsec += ms;
+		if (t.tv_nsec >= 1000 * ms) {
+			t.tv_nsec -= 1000 * ms;
+			t.tv_sec++;
+		}
+		if (!pthread_mutex_clocklock(&u->dev.lock, CLOCK_MONOTONIC, &t))
+			return true;
+	}
+}
+
 size_t uart_input(struct dev *dev, const void *data, size_t len)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
 	const uint8_t *p = data;
 	size_t n = 0;
 
-	pthread_mutex_lock(&dev->lock);
+	if (!lock_for_input(u))
+		return 0;
 	while (n < len && listens(u) && receive(u, p[n]))
 		n++;
 	u->refused = n < len;
