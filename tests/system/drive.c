@@ -50,14 +50,19 @@ static int stamp(void)
 	return 0;
 }
 
-static int ticks(int n, unsigned seconds)
+static unsigned number(const char *s)
 {
-	while (n-- > 0) {
+	return (unsigned)strtoul(s, NULL, 10);
+}
+
+static int ticks(unsigned n, unsigned seconds)
+{
+	for (; n; n--) {
 		printf("clock %lld\n", now_ns());
 		fflush(stdout);
-		if (n && seconds)
+		if (n > 1 && seconds)
 			sleep(seconds);
-		else if (n)
+		else if (n > 1)
 			usleep(100000);
 	}
 	return 0;
@@ -128,7 +133,7 @@ static bool step(int *fd, pid_t pid, const char *s, time_t end)
 		return true;
 	}
 	if (!strncmp(s, "KILL:", 5)) {
-		kill(pid, atoi(s + 5));
+		kill(pid, (int)number(s + 5));
 		return true;
 	}
 	close(*fd);
@@ -145,11 +150,13 @@ static int on_pty(char **argv)
 
 	if (openpty(&fd, &slave, NULL, NULL, NULL) || tcgetattr(slave, &before))
 		return 1;
+	while (argv[i] && strcmp(argv[i], "--"))
+		i++;
+	if (!argv[i])
+		return 2;
 	pid = fork();
 	if (pid < 0)
 		return 1;
-	while (argv[i] && strcmp(argv[i], "--"))
-		i++;
 	if (!pid) {
 		close(fd);
 		login_tty(slave);
@@ -193,6 +200,6 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "stamp"))
 		return stamp();
 	if (argc > 2 && !strcmp(argv[1], "clock"))
-		return ticks(atoi(argv[2]), argc > 3 ? atoi(argv[3]) : 0);
+		return ticks(number(argv[2]), argc > 3 ? number(argv[3]) : 0);
 	return 2;
 }

@@ -17,10 +17,12 @@
 /* Linked with --wrap: the call of this number fails; 0: none. */
 static unsigned fail_at, calls;
 
+/* The names are the linker's.  NOLINTBEGIN(bugprone-reserved-identifier) */
 int __real_pthread_create(pthread_t *t, const pthread_attr_t *attr,
 			  void *(*f)(void *), void *arg);
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr,
 			  void *(*f)(void *), void *arg);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr,
 			  void *(*f)(void *), void *arg)

@@ -199,26 +199,35 @@ static bool write_mc(struct cpu *c, uint32_t index, uint64_t v)
 	return true;
 }
 
-/* Registers that are plain 64-bit storage; those with a check say which. */
-static uint64_t *plain(struct cpu *c, uint32_t index, bool *is_address)
+/*
+ * Where registers are that are plain 64-bit storage, and whether what is
+ * written must be an address; false for all others.
+ */
+static bool plain(struct cpu *c, uint32_t index, uint64_t **p, bool *is_address)
 {
-	*is_address = false;
-	switch (index) {
-	case 0x174: return &c->msr.sysenter_cs;
-	case 0xc0000081: return &c->msr.star;
-	case 0xc0000084: return &c->msr.sfmask;
-	}
 	*is_address = true;
 	switch (index) {
-	case 0x175: return &c->msr.sysenter_esp;
-	case 0x176: return &c->msr.sysenter_eip;
-	case 0xc0000082: return &c->msr.lstar;
-	case 0xc0000083: return &c->msr.cstar;
-	case 0xc0000100: return &c->seg[SEG_FS].base;
-	case 0xc0000101: return &c->seg[SEG_GS].base;
-	case 0xc0000102: return &c->msr.kernel_gs;
+	case 0x174:
+		*p = &c->msr.sysenter_cs;
+		*is_address = false;
+		return true;
+	case 0xc0000081:
+		*p = &c->msr.star;
+		*is_address = false;
+		return true;
+	case 0xc0000084:
+		*p = &c->msr.sfmask;
+		*is_address = false;
+		return true;
+	case 0x175: *p = &c->msr.sysenter_esp; return true;
+	case 0x176: *p = &c->msr.sysenter_eip; return true;
+	case 0xc0000082: *p = &c->msr.lstar; return true;
+	case 0xc0000083: *p = &c->msr.cstar; return true;
+	case 0xc0000100: *p = &c->seg[SEG_FS].base; return true;
+	case 0xc0000101: *p = &c->seg[SEG_GS].base; return true;
+	case 0xc0000102: *p = &c->msr.kernel_gs; return true;
 	}
-	return NULL;
+	return false;
 }
 
 static const struct hv_cpuid *find(const struct cpu *c, uint32_t leaf,
@@ -237,9 +246,9 @@ static bool has_spec_ctrl(const struct cpu *c)
 bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 {
 	bool is_address;
-	uint64_t *p = plain(c, index, &is_address);
+	uint64_t *p;
 
-	if (p) {
+	if (plain(c, index, &p, &is_address)) {
 		*value = *p;
 		return true;
 	}
@@ -340,10 +349,9 @@ bool msr_read(struct cpu *c, uint32_t index, uint64_t *value)
 bool msr_write(struct cpu *c, uint32_t index, uint64_t value)
 {
 	bool is_address;
-	uint64_t *p = plain(c, index, &is_address);
-	uint64_t delta;
+	uint64_t delta, *p;
 
-	if (p) {
+	if (plain(c, index, &p, &is_address)) {
 		if (is_address && !canonical(value))
 			return false;
 		if (index == 0xc0000084 || index == 0x174)
