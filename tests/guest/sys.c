@@ -74,6 +74,58 @@ PAYLOAD(code_kick, 64,
 PAYLOAD(code_sti, 64, "sti\n" SPIN);
 PAYLOAD(code_clac, 64, "clac\n mov $0x518, %dx\n out %al, %dx\n" SPIN);
 
+/*
+ * Two address spaces, PCIDs 1 and 2, with a page of their own and one that
+ * both have.  Each READ tells what is there; what a test needs not flush may
+ * be old or new, so it is not read.
+ */
+#define SPACE(cr3)  "movabs $" cr3 ", %rax\n mov %rax, %cr3\n"
+#define FIRST	    SPACE("0x1001")
+#define KEEP_FIRST  SPACE("0x8000000000001001")
+#define SECOND	    SPACE("0x22002")
+#define KEEP_SECOND SPACE("0x8000000000022002")
+#define OWN(pte)    "movq $" pte ", 0x20000\n"
+#define SHARED(pte) "movq $" pte ", 0x20008\n movq $" pte ", 0x25008\n"
+#define READ	    "mov 0x40200000, %eax\n out %eax, %dx\n"
+#define READ_SHARED "mov 0x40201000, %eax\n out %eax, %dx\n"
+#define INVPCID(type) \
+	"movq $1, 0x26000\n movq $0x40200000, 0x26008\n mov $" type \
+	", %ecx\n invpcid 0x26000, %rcx\n"
+#define CR4(op) "mov %cr4, %rax\n" op ", %eax\n mov %rax, %cr4\n"
+PAYLOAD(code_pcid, 64,
+	"mov $0x519, %edx\n" CR4("or $0x20080") FIRST READ SECOND READ KEEP_FIRST READ KEEP_SECOND READ OWN(
+		"0x31003") FIRST READ KEEP_SECOND OWN("0x30003") INVPCID("0")
+		KEEP_FIRST READ KEEP_SECOND OWN("0x31003") INVPCID(
+			"1") KEEP_FIRST READ KEEP_SECOND OWN("0x30003") INVPCID("3") KEEP_FIRST
+			READ OWN("0x31003") "invlpg 0x40200000\n" READ READ_SHARED KEEP_SECOND SHARED(
+				"0x31103") "invlpg 0x40201000\n" READ_SHARED
+				KEEP_FIRST READ_SHARED SHARED("0x30103") INVPCID(
+					"2") READ_SHARED KEEP_SECOND READ_SHARED
+					SHARED("0x31103") CR4("xor $0x80") CR4(
+						"xor $0x80") READ_SHARED SPACE("0x1000") READ
+						SHARED("0x30103") OWN("0x30003") CR4(
+							"xor $0x20000") READ READ_SHARED
+							OWN("0x31003") SPACE(
+								"0x1000") READ
+								SHARED("0x31103") CR4(
+									"xor $0x80") READ_SHARED
+									SPIN);
+/* A page written in one space holds code that runs in the other. */
+PAYLOAD(code_pcid_code, 64,
+	"mov $0x519, %edx\n" CR4("or $0x20080") FIRST
+	"movl $0xc3000000, 0x40200001\n movb $0xb8, 0x40200000\n"
+	"movb $0xc3, 0x40200005\n movl $1, 0x40200001\n" KEEP_SECOND
+	"mov $0x30000, %ebx\n call *%rbx\n out %eax, %dx\n" KEEP_FIRST
+	"movl $2, 0x40200001\n" KEEP_SECOND
+	"call *%rbx\n out %eax, %dx\n" SPIN);
+/* To and fro, with a page of each and one of both read every time. */
+PAYLOAD(code_pcid_often, 64,
+	"mov $0x519, %edx\n" CR4("or $0x20080") FIRST
+	"mov $1000, %ecx\n"
+	"1: mov 0x40200000, %eax\n mov 0x40201000, %eax\n" KEEP_SECOND
+	"mov 0x40200000, %eax\n mov 0x40201000, %eax\n" KEEP_FIRST
+	"dec %ecx\n jnz 1b\n" READ SPIN);
+
 extern const uint8_t watch_next[], watch_ss_next[], port_next[], step_in_next[],
 	sysret_next[];
 
@@ -273,6 +325,89 @@ static void test_events(void)
 	bare_stop(&g);
 }
 
+static void put64(struct bare *g, unsigned at, uint64_t v)
+{
+	memcpy(g->mem + at, &v, 8);
+}
+
+/* Page tables for PCIDs; pages at 0x30000 and 0x31000 that hold 1 and 2. */
+static void two_spaces(struct bare *g)
+{
+	put64(g, BARE_PD1 + 8, 0x20000 | 3);
+	put64(g, 0x20000, 0x30000 | 3);
+	put64(g, 0x20008, 0x30000 | 0x103);
+	put64(g, 0x22000, 0x23000 | 3);
+	put64(g, 0x23000, BARE_PD0 | 3);
+	put64(g, 0x23008, 0x24000 | 3);
+	put64(g, 0x24008, 0x25000 | 3);
+	put64(g, 0x25000, 0x31000 | 3);
+	put64(g, 0x25008, 0x30000 | 0x103);
+	put64(g, 0x30000, 1);
+	put64(g, 0x31000, 2);
+}
+
+static bool says(struct bare *g, uint32_t value)
+{
+	if (runs_to_out(g, 0x519) && g->exit.pio.value == value)
+		return true;
+	printf("# port %#x: %u, not %u\n", g->exit.pio.port,
+	       (unsigned)g->exit.pio.value, value);
+	return false;
+}
+
+static void test_pcid(const char *engine)
+{
+	static const struct {
+		uint8_t value;
+		const char *name;
+	} steps[] = {
+		{ 1, "first_space" },
+		{ 2, "second_space" },
+		{ 1, "first_space_kept" },
+		{ 2, "second_space_kept" },
+		{ 2, "cr3_load_flushes_other_pcid" },
+		{ 1, "invpcid_address_of_other_pcid" },
+		{ 2, "invpcid_other_pcid" },
+		{ 1, "invpcid_all_but_global" },
+		{ 2, "invlpg" },
+		{ 1, "global_page" },
+		{ 2, "invlpg_of_global_page" },
+		{ 2, "invlpg_of_global_page_for_all" },
+		{ 1, "invpcid_all" },
+		{ 1, "invpcid_all_in_other_pcid" },
+		{ 2, "pge_toggle" },
+		{ 2, "pcid_0" },
+		{ 1, "pcide_toggle" },
+		{ 1, "pcide_toggle_global" },
+		{ 2, "cr3_load_without_pcids" },
+		{ 2, "pge_off" },
+	};
+	struct hv_stats before, after;
+	struct bare g;
+
+	printf("# engine %s\n", engine);
+	bare_start(&g, engine, BARE_LONG, code_pcid, code_pcid_end);
+	two_spaces(&g);
+	for (unsigned i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		check(says(&g, steps[i].value), steps[i].name);
+	bare_stop(&g);
+
+	bare_start(&g, engine, BARE_LONG, code_pcid_code, code_pcid_code_end);
+	two_spaces(&g);
+	check(says(&g, 1), "code_written_in_other_space");
+	check(says(&g, 2), "code_changed_in_other_space");
+	bare_stop(&g);
+
+	bare_start(&g, engine, BARE_LONG, code_pcid_often, code_pcid_often_end);
+	two_spaces(&g);
+	hv_vcpu_stats(g.cpu, &before);
+	check(says(&g, 1), "many_switches");
+	hv_vcpu_stats(g.cpu, &after);
+	check(after.tlb_misses - before.tlb_misses < 100,
+	      "switch_keeps_translations");
+	bare_stop(&g);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -282,6 +417,8 @@ int main(void)
 	test_clock();
 	test_vme();
 	test_events();
+	test_pcid("soft,interp");
+	test_pcid("soft,eager");
 	printf("1..%u\n", tests);
 	return failures ? 1 : 0;
 }

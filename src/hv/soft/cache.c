@@ -182,6 +182,15 @@ static struct block *make_block(struct cpu *c, uint64_t lin,
 	return b;
 }
 
+/* Where a crossing block goes on depends on the mapping. */
+static bool goes_on(struct cpu *c, uint64_t lin, const struct block *b)
+{
+	struct code_page next;
+
+	return !b->page[1] || (code_at(c, (lin & ~0xfffull) + 0x1000, &next) &&
+			       next.page == b->page[1]);
+}
+
 struct block *cache_find(struct cpu *c)
 {
 	uint64_t lin = c->rip;
@@ -206,16 +215,12 @@ struct block *cache_find(struct cpu *c)
 	h = hash_of(p.gpa, c->mode_key);
 	for (b = k->hash[h]; b; b = b->next)
 		if (b->gpa == p.gpa && b->key == c->mode_key &&
-		    block_valid(b) && !b->page[1])
+		    block_valid(b) && goes_on(c, lin, b))
 			break;
 	if (!b) {
 		b = make_block(c, lin, &p);
-		/* Where a crossing block goes on depends on the mapping: it is
-		 * only kept in front, until the next flush. */
-		if (!b->page[1]) {
-			b->next = k->hash[h];
-			k->hash[h] = b;
-		}
+		b->next = k->hash[h];
+		k->hash[h] = b;
 	}
 	f->lin = lin;
 	f->gen = c->tlb_gen;

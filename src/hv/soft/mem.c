@@ -183,95 +183,274 @@ static uint64_t tag_none(unsigned i)
 	return (uint64_t)(i ^ 1) << 12;
 }
 
-static void entry_clear(struct tlb *t, unsigned i)
+static void mark(struct tlb_marks *k, unsigned i, bool global)
 {
-	t->e[TLB_READ][i].tag = t->e[TLB_WRITE][i].tag = tag_none(i);
+	unsigned w = i / 64;
+
+	k->words |= BIT(w);
+	k->used[w] |= BIT(i % 64);
+	if (global) {
+		k->local[w] &= ~BIT(i % 64);
+	} else {
+		k->local_words |= BIT(w);
+		k->local[w] |= BIT(i % 64);
+	}
 }
 
-static void xtab_flush(struct cpu *c)
+static void slot_clear(struct cpu *c, unsigned mmu, unsigned table, unsigned i)
 {
-	for (unsigned m = 0; m < MMU_COUNT; m++) {
-		uint64_t touched = c->xtab_touched[m];
+	if (table == TLB_EXEC)
+		c->xtab[mmu][i] = 0;
+	else
+		c->tlb[mmu].e[table][i].tag = tag_none(i);
+}
 
-		for (; touched; touched &= touched - 1)
-			memset(&c->xtab[m][__builtin_ctzll(touched) *
-					   (XTAB_SIZE / 64)],
-			       0, XTAB_SIZE / 64 * sizeof(c->xtab[0][0]));
-		c->xtab_touched[m] = 0;
-	}
+static void clear_word(struct cpu *c, unsigned mmu, unsigned table, unsigned w,
+		       uint64_t bits)
+{
+	struct tlb_marks *k = &c->marks[mmu][table];
+
+	k->used[w] &= ~bits;
+	k->local[w] &= ~bits;
+	for (; bits; bits &= bits - 1)
+		slot_clear(c, mmu, table,
+			   w * 64 + (unsigned)__builtin_ctzll(bits));
 }
 
 void tlb_reset(struct cpu *c)
 {
-	memset(c->xtab, 0, sizeof(c->xtab));
-	for (unsigned m = 0; m < MMU_COUNT; m++) {
+	memset(c->marks, 0, sizeof(c->marks));
+	for (unsigned m = 0; m < MMU_COUNT; m++)
 		for (unsigned i = 0; i < TLB_SIZE; i++)
-			entry_clear(&c->tlb[m], i);
-		c->tlb_touched[m] = 0;
-	}
+			for (unsigned t = 0; t < 3; t++)
+				slot_clear(c, m, t, i);
 	c->ready = true;
 	c->tlb_gen++;
 }
 
-void tlb_flush(struct cpu *c, bool global_too)
+static void flush_local(struct cpu *c)
 {
-	for (unsigned m = 0; m < MMU_COUNT; m++) {
-		uint64_t touched = c->tlb_touched[m];
+	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
+		struct tlb_marks *k = &c->marks[n / 3][n % 3];
+		uint64_t words = k->local_words;
 
-		while (touched) {
-			unsigned piece = (unsigned)__builtin_ctzll(touched);
-			unsigned i = piece * (TLB_SIZE / 64);
+		for (; words; words &= words - 1) {
+			unsigned w = (unsigned)__builtin_ctzll(words);
 
-			for (unsigned n = 0; n < TLB_SIZE / 64; n++, i++)
-				entry_clear(&c->tlb[m], i);
-			touched &= touched - 1;
+			clear_word(c, n / 3, n % 3, w, k->local[w]);
 		}
-		c->tlb_touched[m] = 0;
+		k->local_words = 0;
 	}
-	memset(c->large_hi, 0, sizeof(c->large_hi));
-	xtab_flush(c);
+	for (unsigned half = 0; half < 2; half++)
+		c->large[half][1] = (struct large_range){ 0 };
 	c->tlb_gen++;
 }
 
-static void large_note(struct cpu *c, uint64_t va, unsigned shift)
+void tlb_flush(struct cpu *c, bool all)
+{
+	if (!all) {
+		flush_local(c);
+		return;
+	}
+	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
+		struct tlb_marks *k = &c->marks[n / 3][n % 3];
+		uint64_t words = k->words;
+
+		for (; words; words &= words - 1) {
+			unsigned w = (unsigned)__builtin_ctzll(words);
+
+			clear_word(c, n / 3, n % 3, w, k->used[w]);
+		}
+		k->words = k->local_words = 0;
+	}
+	memset(c->large, 0, sizeof(c->large));
+	for (unsigned i = 0; i < PARKS; i++)
+		c->park[i].valid = false;
+	c->tlb_gen++;
+}
+
+/* -- PCIDs ---------------------------------------------------------------- */
+
+static struct park *park_of(struct cpu *c, unsigned pcid)
+{
+	for (unsigned i = 0; i < PARKS; i++)
+		if (c->park[i].valid && c->park[i].pcid == pcid)
+			return &c->park[i];
+	return NULL;
+}
+
+void tlb_flush_pcid(struct cpu *c, unsigned pcid)
+{
+	struct park *p = park_of(c, pcid);
+
+	if (p)
+		p->valid = false;
+	if (!(c->cr4 & CR4_PCIDE) || pcid == (c->cr3 & 0xfff))
+		flush_local(c);
+}
+
+void tlb_flush_pcids(struct cpu *c)
+{
+	for (unsigned i = 0; i < PARKS; i++)
+		c->park[i].valid = false;
+	flush_local(c);
+}
+
+/* An entry that is not saved is only slow. */
+static void park_word(struct cpu *c, struct park *p, unsigned mmu,
+		      unsigned table, unsigned w)
+{
+	uint64_t bits = c->marks[mmu][table].local[w];
+
+	for (; bits && p->n < PARK_MAX; bits &= bits - 1) {
+		unsigned i = w * 64 + (unsigned)__builtin_ctzll(bits);
+
+		p->saved[p->n].slot = (uint16_t)i;
+		p->saved[p->n].mmu = (uint8_t)mmu;
+		p->saved[p->n].table = (uint8_t)table;
+		if (table == TLB_EXEC)
+			p->saved[p->n].e.tag = c->xtab[mmu][i];
+		else
+			p->saved[p->n].e = c->tlb[mmu].e[table][i];
+		p->n++;
+	}
+}
+
+static void park(struct cpu *c, unsigned pcid)
+{
+	struct park *p = park_of(c, pcid);
+
+	if (!p)
+		p = &c->park[c->next_park++ % PARKS];
+	p->valid = true;
+	p->pcid = (uint16_t)pcid;
+	p->n = 0;
+	p->large[0] = c->large[0][1];
+	p->large[1] = c->large[1][1];
+	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
+		uint64_t words = c->marks[n / 3][n % 3].local_words;
+
+		for (; words; words &= words - 1)
+			park_word(c, p, n / 3, n % 3,
+				  (unsigned)__builtin_ctzll(words));
+	}
+}
+
+/* Behind a flush of what is local. */
+static void unpark(struct cpu *c, const struct park *p)
+{
+	c->large[0][1] = p->large[0];
+	c->large[1][1] = p->large[1];
+	for (unsigned k = 0; k < p->n; k++) {
+		unsigned i = p->saved[k].slot, m = p->saved[k].mmu;
+		unsigned t = p->saved[k].table;
+
+		if (t == TLB_EXEC)
+			c->xtab[m][i] = p->saved[k].e.tag;
+		else
+			c->tlb[m].e[t][i] = p->saved[k].e;
+		mark(&c->marks[m][t], i, false);
+	}
+}
+
+void tlb_switch(struct cpu *c, unsigned from, unsigned to, bool keep)
+{
+	struct park *p;
+
+	if (from == to) {
+		if (!keep)
+			flush_local(c);
+		return;
+	}
+	park(c, from);
+	flush_local(c);
+	p = park_of(c, to);
+	if (!p)
+		return;
+	if (keep)
+		unpark(c, p);
+	p->valid = false;
+}
+
+/* -- single pages --------------------------------------------------------- */
+
+static void large_note(struct cpu *c, uint64_t va, unsigned shift, bool global)
 {
 	uint64_t lo = va & ~(BIT(shift) - 1), hi = lo | (BIT(shift) - 1);
-	unsigned half = va >> 63;
+	struct large_range *r = &c->large[va >> 63][!global];
 
-	if (!c->large_hi[half]) {
-		c->large_lo[half] = lo;
-		c->large_hi[half] = hi;
+	if (!r->hi)
+		*r = (struct large_range){ .lo = lo, .hi = hi };
+	r->lo = MIN(r->lo, lo);
+	r->hi = MAX(r->hi, hi);
+	r->giant |= shift > 21;
+}
+
+static bool in_range(const struct large_range *r, uint64_t va)
+{
+	return r->hi && va >= r->lo && va <= r->hi;
+}
+
+/* The slots of one large page are 512 that lie together, in both tables. */
+static void flush_2m(struct cpu *c, uint64_t va)
+{
+	unsigned first[3];
+
+	first[TLB_READ] = first[TLB_WRITE] = (va >> 12) & (TLB_SIZE - 1);
+	first[TLB_EXEC] = xtab_slot(va);
+	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
+		struct tlb_marks *k = &c->marks[n / 3][n % 3];
+		unsigned w = first[n % 3] / 512 * 8;
+		uint64_t words = k->words & 0xffull << w;
+
+		for (; words; words &= words - 1) {
+			unsigned at = (unsigned)__builtin_ctzll(words);
+
+			clear_word(c, n / 3, n % 3, at, k->used[at]);
+		}
+		k->words &= ~(0xffull << w);
+		k->local_words &= ~(0xffull << w);
 	}
-	c->large_lo[half] = MIN(c->large_lo[half], lo);
-	c->large_hi[half] = MAX(c->large_hi[half], hi);
+	c->tlb_gen++;
 }
 
 void tlb_flush_page(struct cpu *c, uint64_t va)
 {
-	unsigned i = (va >> 12) & (TLB_SIZE - 1), half = va >> 63;
+	const struct large_range *r = c->large[va >> 63];
+	unsigned i = (va >> 12) & (TLB_SIZE - 1);
 
-	if (c->large_hi[half] && va >= c->large_lo[half] &&
-	    va <= c->large_hi[half]) {
-		tlb_flush(c, true);
+	if (in_range(&r[0], va) || in_range(&r[1], va)) {
+		if (r[0].giant || r[1].giant)
+			tlb_flush(c, true);
+		else
+			flush_2m(c, va);
 		return;
 	}
 	for (unsigned m = 0; m < MMU_COUNT; m++) {
-		entry_clear(&c->tlb[m], i);
-		c->xtab[m][xtab_slot(va)] = 0;
+		slot_clear(c, m, TLB_READ, i);
+		slot_clear(c, m, TLB_WRITE, i);
+		slot_clear(c, m, TLB_EXEC, xtab_slot(va));
 	}
 	c->tlb_gen++;
 }
 
-static void protect_piece(struct tlb *tlb, unsigned piece, const uint8_t *host)
+static void protect_word(struct tlb_entry *e, unsigned first, uint64_t bits,
+			 const uint8_t *host)
 {
-	unsigned first = piece * (TLB_SIZE / 64);
+	for (; bits; bits &= bits - 1) {
+		unsigned i = first + (unsigned)__builtin_ctzll(bits);
 
-	for (unsigned i = first; i < first + TLB_SIZE / 64; i++) {
-		struct tlb_entry *e = &tlb->e[TLB_WRITE][i];
-
-		if (e->host == (uintptr_t)host)
-			e->tag = tag_none(i);
+		if (e[i].host == (uintptr_t)host)
+			e[i].tag = tag_none(i);
 	}
+}
+
+static void protect_park(struct park *p, const uint8_t *host)
+{
+	for (unsigned k = 0; p->valid && k < p->n; k++)
+		if (p->saved[k].table == TLB_WRITE &&
+		    p->saved[k].e.host == (uintptr_t)host)
+			p->saved[k].e.tag = tag_none(p->saved[k].slot);
 }
 
 /* Take write permission for a host page out of every TLB; world stopped. */
@@ -281,14 +460,18 @@ static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
 		struct cpu *c = vm->cpu[n];
 
 		for (unsigned m = 0; c && m < MMU_COUNT; m++) {
-			uint64_t touched = c->tlb_touched[m];
+			struct tlb_marks *k = &c->marks[m][TLB_WRITE];
+			uint64_t words = k->words;
 
-			for (; touched; touched &= touched - 1)
-				protect_piece(
-					&c->tlb[m],
-					(unsigned)__builtin_ctzll(touched),
-					host);
+			for (; words; words &= words - 1) {
+				unsigned w = (unsigned)__builtin_ctzll(words);
+
+				protect_word(c->tlb[m].e[TLB_WRITE], w * 64,
+					     k->used[w], host);
+			}
 		}
+		for (unsigned i = 0; c && i < PARKS; i++)
+			protect_park(&c->park[i], host);
 	}
 }
 
@@ -305,6 +488,7 @@ struct where {
 	uint64_t gpa;
 	uint8_t *host; /* NULL: no memory there */
 	struct soft_slot *slot;
+	bool global;
 };
 
 static unsigned mmu_of(const struct cpu *c, unsigned seg)
@@ -405,9 +589,8 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
 	uint64_t host = (uintptr_t)at->host - (lin & 0xfff);
 
 	c->stats.tlb_misses++;
-	c->tlb_touched[mmu] |= BIT(i / (TLB_SIZE / 64));
 	if (w->page_shift > 12)
-		large_note(c, lin, w->page_shift);
+		large_note(c, lin, w->page_shift, w->global);
 	/* What is known of the page may have changed. */
 	if (r->tag == page)
 		r->tag = none;
@@ -416,8 +599,10 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
 	if (unlikely(mmu == MMU_USER_AC || (c->watch && page_watched(c, lin))))
 		return;
 	/* The other table only where nothing is lost. */
-	if (w->readable && (acc == ACC_READ || r->tag == none))
+	if (w->readable && (acc == ACC_READ || r->tag == none)) {
 		*r = (struct tlb_entry){ page, host };
+		mark(&c->marks[mmu][TLB_READ], i, w->global);
+	}
 	if (w->writable && at->slot->flags & HV_MEM_WRITE &&
 	    (acc == ACC_WRITE || wr->tag == none)) {
 		struct soft_page *p = page_of(at->slot, at->gpa);
@@ -426,8 +611,10 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
 		if (at->slot->dirty &&
 		    !(atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64)))
 			return;
-		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE))
+		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE)) {
 			*wr = (struct tlb_entry){ page, host };
+			mark(&c->marks[mmu][TLB_WRITE], i, w->global);
+		}
 	}
 }
 
@@ -444,6 +631,7 @@ static struct where translate(struct cpu *c, unsigned seg, uint64_t lin,
 	page_walk(c, lin, acc, mmu == MMU_USER_AC ? MMU_USER : mmu, &w);
 	at.gpa = w.gpa;
 	at.host = NULL;
+	at.global = w.global;
 	at.slot = is_apic(c, w.gpa) ? NULL : phys_slot(c->vm, w.gpa);
 	if (at.slot) {
 		at.host = at.slot->host + (w.gpa - at.slot->gpa);
@@ -793,6 +981,16 @@ void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
 
 /* -- code ----------------------------------------------------------------- */
 
+static void xtab_fill(struct cpu *c, uint64_t lin, const struct where *at)
+{
+	unsigned n = xtab_slot(lin);
+
+	if (!at->slot || at->gpa >> XTAB_GPA_BITS)
+		return;
+	c->xtab[c->mmu][n] = xtab_id(lin, at->gpa);
+	mark(&c->marks[c->mmu][TLB_EXEC], n, at->global);
+}
+
 bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 {
 	uint64_t known = c->xtab[c->mmu][xtab_slot(lin)];
@@ -806,15 +1004,10 @@ bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)
 			at.host = at.slot->host + (at.gpa - at.slot->gpa);
 	} else {
 		at = translate(c, SEG_CS, lin, ACC_EXEC);
+		xtab_fill(c, lin, &at);
 	}
 	if (!at.slot)
 		return false;
-	if (!(at.gpa >> XTAB_GPA_BITS)) {
-		unsigned n = xtab_slot(lin);
-
-		c->xtab[c->mmu][n] = xtab_id(lin, at.gpa);
-		c->xtab_touched[c->mmu] |= BIT(n / (XTAB_SIZE / 64));
-	}
 	out->host = at.host;
 	out->gpa = at.gpa;
 	out->page = page_of(at.slot, at.gpa);

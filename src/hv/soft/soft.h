@@ -253,10 +253,45 @@ struct tlb_entry {
 	uint64_t tag, host;
 };
 
-enum { TLB_READ, TLB_WRITE };
+enum { TLB_READ, TLB_WRITE, TLB_EXEC };
 
 struct tlb {
 	struct tlb_entry e[2][TLB_SIZE];
+};
+
+/*
+ * Which entries of a table are filled, 64 to a word, and which words are not
+ * 0: local ones belong to the current PCID, the others to all.
+ */
+enum { MARK_WORDS = TLB_SIZE / 64 };
+
+struct tlb_marks {
+	uint64_t words, local_words;
+	uint64_t used[MARK_WORDS], local[MARK_WORDS];
+};
+
+/* Linear addresses of large pages in the TLB. */
+struct large_range {
+	uint64_t lo, hi; /* hi 0: none */
+	bool giant;	 /* some are larger than 2 MiB */
+};
+
+/*
+ * Local entries of a PCID that is not the current one.  They come back when
+ * CR3 is loaded with it and without a flush.
+ */
+enum { PARKS = 8, PARK_MAX = 240 };
+
+struct park {
+	bool valid;
+	uint16_t pcid;
+	uint16_t n;
+	struct large_range large[2];
+	struct {
+		uint16_t slot;
+		uint8_t mmu, table; /* TLB_READ, TLB_WRITE, TLB_EXEC */
+		struct tlb_entry e; /* TLB_EXEC: tag is of the xtab */
+	} saved[PARK_MAX];
 };
 
 /*
@@ -265,7 +300,7 @@ struct tlb {
  * at address 0 has one too, so 0 is no identity; guest-physical addresses of
  * XTAB_GPA_BITS fit.
  */
-enum { XTAB_SIZE = 1024, XTAB_GPA_BITS = 39, ITAB_SIZE = 4096, MAX_STALE = 64 };
+enum { XTAB_SIZE = TLB_SIZE, XTAB_GPA_BITS = 39, ITAB_SIZE = 4096, MAX_STALE = 64 };
 
 static inline uint64_t xtab_id(uint64_t lin, uint64_t gpa)
 {
@@ -284,7 +319,7 @@ static inline uint64_t xtab_gpa(uint64_t id)
 
 static inline unsigned xtab_slot(uint64_t lin)
 {
-	return (lin >> 12) & (XTAB_SIZE - 1);
+	return ((lin >> 12) ^ (lin >> 30)) & (XTAB_SIZE - 1);
 }
 
 /* Targets of indirect branches. */
@@ -425,10 +460,9 @@ struct cpu {
 	bool leave_block; /* the running block changed: end it */
 	bool world_held;  /* this vCPU has stopped the others */
 	bool irq_check;	  /* the APIC may have something to deliver */
-	uint64_t tlb_touched[MMU_COUNT]; /* pieces of 64 entries in use */
-	/* Range of the large pages in the TLB, by half of the address space:
-	 * INVLPG inside it cannot know which entries are pieces of one. */
-	uint64_t large_lo[2], large_hi[2];
+	/* By half of the address space, of local entries and of the others:
+	 * INVLPG inside cannot know which entries are pieces of one page. */
+	struct large_range large[2][2];
 	uint64_t tlb_gen; /* +1 at each flush */
 	bool ready;	  /* the TLB is set up */
 	struct block_cache *cache;
@@ -462,7 +496,9 @@ struct cpu {
 	/* Pages whose code changed, under vm->code; full: all of them. */
 	struct soft_page *stale[MAX_STALE];
 	_Atomic unsigned nstale;
-	uint64_t xtab_touched[MMU_COUNT]; /* pieces of 16 entries */
+	struct tlb_marks marks[MMU_COUNT][3]; /* [TLB_EXEC]: of xtab */
+	struct park park[PARKS];
+	unsigned next_park;
 	uint64_t xtab[MMU_COUNT][XTAB_SIZE];
 	struct itab_entry itab[MMU_COUNT][ITAB_SIZE];
 	struct tlb tlb[MMU_COUNT];
@@ -528,8 +564,15 @@ void phys_written(struct soft_vm *vm, struct cpu *self, uint64_t gpa, size_t n);
 /* After a change of DR0 to DR7: pages of data breakpoints leave the TLB. */
 void watch_update(struct cpu *c);
 
-void tlb_flush(struct cpu *c, bool global_too);
+/* All PCIDs; or only local entries of the current one. */
+void tlb_flush(struct cpu *c, bool all);
 void tlb_flush_page(struct cpu *c, uint64_t va);
+/* Local entries of a PCID that may be the current one. */
+void tlb_flush_pcid(struct cpu *c, unsigned pcid);
+/* Local entries of every PCID. */
+void tlb_flush_pcids(struct cpu *c);
+/* c->cr3 has become another PCID; keep: what is left of it is good. */
+void tlb_switch(struct cpu *c, unsigned from, unsigned to, bool keep);
 
 /* Port access; may leave by longjmp and be run again (replay). */
 uint32_t pio_in(struct cpu *c, uint16_t port, unsigned size);

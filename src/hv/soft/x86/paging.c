@@ -158,7 +158,7 @@ static bool walk_once(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 	out->readable = may(c, &r, ACC_READ, mmu);
 	out->writable = (e & PTE_D) && may(c, &r, ACC_WRITE, mmu);
 	out->executable = may(c, &r, ACC_EXEC, mmu);
-	out->global = e & PTE_G;
+	out->global = e & PTE_G && c->cr4 & CR4_PGE;
 	return true;
 }
 

@@ -1213,14 +1213,22 @@ static void write_cr0(struct cpu *c, uint64_t v)
 
 static void write_cr3(struct cpu *c, uint64_t v)
 {
-	if (c->cr4 & CR4_PCIDE)
+	uint64_t was = c->cr3;
+	bool keep = false;
+
+	if (c->cr4 & CR4_PCIDE) {
+		keep = v >> 63;
 		v &= ~BIT(63);
+	}
 	if ((c->efer & EFER_LMA) && (v & ~phys_mask(c)))
 		x86_gp(c, 0);
 	if (pae_legacy(c->cr0, c->cr4, c->efer) && !pdpte_load(c, v))
 		x86_gp(c, 0);
 	c->cr3 = v;
-	tlb_flush(c, false);
+	if (c->cr4 & CR4_PCIDE)
+		tlb_switch(c, was & 0xfff, v & 0xfff, keep);
+	else
+		tlb_flush(c, false);
 	c->leave_block = true;
 }
 
@@ -1599,11 +1607,14 @@ static void op_invpcid(struct cpu *c, const struct insn *in)
 		x86_gp(c, 0);
 	if (type == 0 && !canonical(d[1]))
 		x86_gp(c, 0);
-	/* Only the current PCID has anything in the TLB. */
 	if (type == 0 && d[0] == pcid)
 		tlb_flush_page(c, d[1]);
-	else if (type != 0)
-		tlb_flush(c, type == 2);
+	else if (type < 2)
+		tlb_flush_pcid(c, (unsigned)d[0]);
+	else if (type == 3)
+		tlb_flush_pcids(c);
+	else
+		tlb_flush(c, true);
 	c->leave_block = true;
 }
 
