@@ -323,7 +323,8 @@ static bool drops_w(const struct decoded *d)
 		       d->i.opcode == 0x2a || d->i.opcode == 0x2c ||
 		       d->i.opcode == 0x2d;
 	return d->i.opcode_map == ZYDIS_OPCODE_MAP_0F3A &&
-	       (d->i.opcode == 0x16 || d->i.opcode == 0x22);
+	       (d->i.opcode == 0x16 || d->i.opcode == 0x22 ||
+		d->i.opcode == 0x60 || d->i.opcode == 0x61);
 }
 
 /*
