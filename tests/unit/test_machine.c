@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_machine.c - a machine that cannot start says so to who waits for it
+ * test_machine.c - a machine that cannot start says so to who waits for it,
+ * and one that starts does so by its kernel's protocol
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <pthread.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -84,10 +86,72 @@ static void test_no_thread(void **state)
 	unlink(path);
 }
 
+/*
+ * A bzImage of 32 bits: with its boot_params at ESI and flat segments it ends
+ * the machine with the status 9, else it halts.
+ */
+static void write_linux32(char *path)
+{
+	static const uint8_t code[] = {
+		0x81, 0xbe, 0x02, 0x02, 0, 0, /* cmpl $"HdrS", */
+		0x48, 0x64, 0x72, 0x53,	      /*   0x202(%esi) */
+		0x75, 0x0c,		      /* jne 1f */
+		0x8c, 0xc8,		      /* mov %cs, %eax */
+		0x83, 0xe8, 0x0b,	      /* sub $11, %eax */
+		0x48,			      /* dec %eax, or REX */
+		0x66, 0xba, 0xf4, 0,	      /* mov $0xf4, %dx */
+		0xef,			      /* out %eax, %dx */
+		0x90, 0xf4, 0xeb, 0xfd,	      /* 1: hlt; jmp 1b */
+	};
+	uint8_t k[2048] = { 0 };
+	const uint32_t init_size = 0x10000, pref = 0x100000, top = 0x37ffffff;
+	const uint16_t version = 0x20c;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	k[0x1f1] = 1; /* a sector of set-up code */
+	k[0x1fe] = 0x55;
+	k[0x1ff] = 0xaa;
+	k[0x200] = 0xeb;
+	k[0x201] = 0x66;
+	memcpy(k + 0x202, "HdrS", 4);
+	memcpy(k + 0x206, &version, 2);
+	memcpy(k + 0x22c, &top, 4);
+	memcpy(k + 0x258, &pref, 4);
+	memcpy(k + 0x260, &init_size, 4);
+	memcpy(k + 1024, code, sizeof(code));
+	assert_int_equal(write(fd, k, sizeof(k)), sizeof(k));
+	close(fd);
+}
+
+static void test_linux32(void **state)
+{
+	char path[] = "/tmp/husk-test-XXXXXX";
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+	struct vm_stopped st;
+	struct vm *vm;
+
+	write_linux32(path);
+	vm_config_set_kernel(cfg, path);
+	vm_config_set_engine(cfg, "soft");
+	vm_config_set_memory(cfg, 8 << 20);
+	assert_int_equal(vm_config_add_device(cfg, "debug-exit", &err), 0);
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	assert_int_equal(vm_start(vm, &err), 0);
+	assert_int_equal(vm_wait(vm, 20000, &st), 0);
+	assert_int_equal(st.reason, VM_STOP_EXIT);
+	assert_int_equal(st.code, 4 << 1 | 1);
+	vm_destroy(vm);
+	vm_config_destroy(cfg);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_thread),
+		cmocka_unit_test(test_linux32),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

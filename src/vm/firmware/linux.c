@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * linux.c - a bzImage, entered by the 64-bit boot protocol
+ * linux.c - a bzImage, entered by the 64-bit boot protocol, where it has none
+ * (32-bit kernels, and those older than 3.8) by the 32-bit one
  *
  * Authority: Documentation/arch/x86/boot.rst and zero-page.rst of Linux.
  */
@@ -88,12 +89,12 @@ int linux_load(struct load *l)
 	const uint8_t *k = l->kernel.data;
 	uint8_t params[BP_SIZE] = { 0 };
 	uint64_t setup, size, at = 0, room = 0, initrd, limit, header;
+	bool wide;
 	int ret;
 
-	if (le16(k + H_VERSION) < 0x20c || !(k[H_XLOADFLAGS] & 1))
-		return load_not_a_kernel(l,
-					 "a Linux without the 64-bit entry "
-					 "point (older than 3.8, or 32-bit)");
+	if (le16(k + H_VERSION) < 0x20a)
+		return load_not_a_kernel(l, "a Linux older than 2.6.31");
+	wide = le16(k + H_VERSION) >= 0x20c && k[H_XLOADFLAGS] & 1;
 	setup = ((k[H_SETUP_SECTS] ? k[H_SETUP_SECTS] : 4) + 1) * 512;
 	if (l->kernel.size < setup + 0x400)
 		return load_not_a_kernel(l, "the file is truncated");
@@ -125,5 +126,7 @@ int linux_load(struct load *l)
 	ret = linux_params(l, params, initrd);
 	if (ret)
 		return ret;
+	if (!wide)
+		return load_enter(l, ENTRY_32, at, 0, 0, FW_PARAMS);
 	return load_enter(l, ENTRY_64, at + 0x200, 0, 0, FW_PARAMS);
 }
