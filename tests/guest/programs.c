@@ -68,6 +68,64 @@ PAYLOAD(prog_system, 64,
 	"mov %dr1, %rax\n out %eax, %dx\n"
 	"mov $3, %ecx\n mov %ecx, %fs\n out %al, %dx\n mov %fs, %eax\n"
 	"out %eax, %dx\n" END);
+/* What only 32-bit code has, in a loop that also changes its own code. */
+PAYLOAD(prog_flat, 32,
+	"mov $0x519, %edx\n mov $24, %ecx\n mov $0x12345678, %eax\n"
+	"mov $-1, %ebx\n lea 0x11000, %edi\n"
+	"1: push %ecx\n pushl 4(%edi)\n call 3f\n pop 4(%edi)\n pop %ecx\n"
+	"out %eax, %dx\n call 4f\n 4: pop %esi\n incb 5f-4b+1(%esi)\n"
+	"5: mov $7, %bh\n lea 6f-4b(%esi), %esi\n call *%esi\n"
+	"dec %ecx\n jecxz 2f\n jmp 1b\n"
+	"2: mov %ebx, %eax\n out %eax, %dx\n mov %esp, %eax\n out %eax, %dx\n"
+	"jmp 9f\n"
+	"3: push %ebp\n mov %esp, %ebp\n sub $16, %esp\n mov 12(%ebp), %esi\n"
+	"mov %eax, 0x10000\n imul $0x343fd, %eax, %eax\n add %esi, %eax\n"
+	"mov %ah, %bl\n xor %bh, %ah\n add 0x10001, %ah\n sub %ch, 0x10003\n"
+	"mov %al, 0x10010\n mov 0x10012, %ax\n inc %ebx\n dec %si\n"
+	"inc %esi\n xchg %eax, %ebx\n adc 0x10000, %eax\n das\n"
+	"pusha\n popl -4(%ebp)\n sub $4, %esp\n popa\n .byte 0xd6\n"
+	"lahf\n mov %esi, -8(%ebp)\n pushl -8(%ebp)\n popl 8(%ebp)\n"
+	"leave\n ret\n"
+	"6: rol $5, %ebx\n push $9f-6b-1\n pop %esi\n enter $8, $0\n"
+	"movb $3, (%esp)\n leave\n bt $3, %ebx\n rcl $1, %bh\n"
+	"cmp $0x80, %bh\n setb (%edi,%ecx)\n movzbl %bh, %esi\n"
+	"cmovb %esi, %eax\n mul %bh\n xlat\n add %esi, 8(%edi)\n"
+	"loop 7f\n 7: inc %ecx\n shld %cl, %ebx, %eax\n ret\n"
+	"9:\n" END);
+/* FS with another base, limited and not; GS before its base. */
+PAYLOAD(prog_segments, 32,
+	"mov $0x51a, %edx\n mov $6, %ecx\n mov $0x6000, %ebp\n"
+	"movl $0x00cf9301, 0x34(%ebp)\n"
+	"1: movl $0x2000ffff, 0x30(%ebp)\n xorl $0x008f0000, 0x34(%ebp)\n"
+	"mov $0x30, %eax\n mov %eax, %fs\n mov %eax, %gs\n mov $8, %ebx\n"
+	"2: mov %ecx, %fs:(%ebx)\n addl $0x1234567, %fs:8(,%ebx,2)\n"
+	"mov %fs:0x10, %eax\n rol $3, %eax\n mov %eax, %fs:0x18\n"
+	"mov %eax, %ss:0x12100(,%ebx,4)\n"
+	"cmpl $0x00cf9301, 0x34(%ebp)\n jne 3f\n"
+	"mov %eax, %gs:0xfffffff0\n lea -0x1000(%ebx), %esi\n"
+	"add %bh, %gs:(%esi)\n pushl %gs:-16\n popl %gs:-32\n"
+	"3: mov %cs:0x8000, %al\n out %eax, %dx\n dec %ebx\n jnz 2b\n"
+	"mov 0x12010, %eax\n out %eax, %dx\n dec %ecx\n jnz 1b\n" END);
+/* The same bytes by turns as 64-bit code and in compatibility mode. */
+PAYLOAD(prog_compat, 64,
+	"mov $0x00cf9b000000ffff, %rax\n mov %rax, 0x6030\n"
+	"mov $0x51b, %edx\n mov $8, %ecx\n xor %ebx, %ebx\n"
+	"mov $0x1122334455667788, %r8\n mov $0x8877665544332211, %r14\n"
+	"1: lea 4f(%rip), %edi\n lea 5f(%rip), %esi\n"
+	"mov $0xffffffff, %eax\n call 5f\n mov %rax, (0x10000)(,%rcx,8)\n"
+	"lea 3f(%rip), %ebp\n push $0x30\n push %rbp\n lretq\n"
+	".code32\n"
+	"3: mov $0xffffffff, %eax\n call *%esi\n out %eax, %dx\n"
+	"add %eax, %ebx\n push $8\n push %edi\n lret\n"
+	".code64\n"
+	"4: mov %ebx, %eax\n out %eax, %dx\n xor %r14, %r8\n"
+	"rol $9, %r14\n mov %r8d, %eax\n out %eax, %dx\n loop 1b\n"
+	"jmp 6f\n"
+	"5: .byte 0x48, 0xff, 0xc0\n" /* inc %rax; dec %eax, inc %eax */
+	".byte 0x49, 0x83, 0xc0, 0x11\n"
+	".byte 0x8d, 0x05, 0x10, 0, 0, 0\n" /* lea disp32 */
+	".byte 0x48, 0x01, 0xc8\n ret\n"
+	"6:\n" END);
 
 /*
  * User-level code: reads 1 KiB at RSI, writes at RDI, keeps RSP and RBX.  On
@@ -117,6 +175,9 @@ PAYLOAD(user_x87, 64,
 const struct bare_program bare_programs[] = {
 	PROGRAM("real", BARE_REAL, prog_real),
 	PROGRAM("protected", BARE_PROTECTED, prog_protected),
+	PROGRAM("flat", BARE_PROTECTED, prog_flat),
+	PROGRAM("segments", BARE_PROTECTED, prog_segments),
+	PROGRAM("compat", BARE_LONG, prog_compat),
 	PROGRAM("long", BARE_LONG, prog_long),
 	PROGRAM("string", BARE_LONG, prog_string),
 	PROGRAM("fault", BARE_LONG, prog_fault),
