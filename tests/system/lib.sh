@@ -36,13 +36,13 @@ initrd() {
 
 # guest [ARG...] - boots and runs standard input as a script in the guest;
 # its output is in $tmp/out; the files of $tmp/add are in the guest, too, and
-# $words on its kernel's command line
+# $words on its kernel's command line; $vmlinux instead of the demo's
 guest() {
 	mkdir -p "$tmp/add"
 	cat >"$tmp/add/run.sh"
 	initrd "$tmp/add"
 	status=0
-	"$husk" run --engine soft --kernel "$demo/vmlinuz" \
+	"$husk" run --engine soft --kernel "${vmlinux:-$demo/vmlinuz}" \
 		--initrd "$tmp/initrd" --timeout 300 \
 		--cmdline "console=ttyS0 quiet ${words:-} husk.run=\"sh /run.sh\"" "$@" \
 		</dev/null >"$tmp/raw" 2>&1 || status=$?
