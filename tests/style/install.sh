@@ -22,9 +22,12 @@ for f in share/man/man1/husk.1 share/bash-completion/completions/husk \
 done
 pc=$(dirname "$(find "$dir" -name husk-vm.pc)")
 export PKG_CONFIG_PATH="$pc" PKG_CONFIG_SYSROOT_DIR="$dir"
+asan=
+if ldd "$husk" | grep -q libasan; then asan=-fsanitize=address; fi
 for e in hello:husk-hv boot:husk-vm; do
-	# shellcheck disable=SC2046 # a list of words
-	cc -o "$dir/${e%:*}" "$top/examples/${e%:*}.c" \
+	# shellcheck disable=SC2046,SC2086 # lists of words
+	# A library with AddressSanitizer wants a program with it.
+	cc $asan -o "$dir/${e%:*}" "$top/examples/${e%:*}.c" \
 		$(pkg-config --cflags --libs "${e#*:}") -Wl,-rpath-link,"${pc%/pkgconfig}"
 done
 LD_LIBRARY_PATH=${pc%/pkgconfig} "$dir/hello" soft | grep -q '^soft: Hi$'
