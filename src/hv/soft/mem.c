@@ -78,14 +78,15 @@ static uint64_t granule_mask(uint64_t gpa, size_t n)
 }
 
 /* Translations of the page's code must go; under vm->code. */
-static void code_stale(struct cpu *c, struct soft_page *page)
+static void code_stale(struct cpu *c, struct soft_page *page, uint64_t mask)
 {
 	unsigned n = atomic_load(&c->nstale);
 
 	if (!c->trans)
 		return;
 	if (n < MAX_STALE) {
-		c->stale[n] = page;
+		c->stale[n].page = page;
+		c->stale[n].granules = mask;
 		atomic_store(&c->nstale, n + 1);
 	}
 	cpu_request(c, REQ_CODE);
@@ -96,19 +97,20 @@ static void code_written(struct soft_vm *vm, struct cpu *self,
 			 struct soft_slot *s, uint64_t gpa, size_t n)
 {
 	struct soft_page *page = page_of(s, gpa);
+	uint64_t mask = granule_mask(gpa, n);
 
 	/* Pairs with the decoder: it sets granules, then reads the bytes. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!(atomic_load(&page->state) & PAGE_CODE) ||
-	    !(atomic_load(&page->granules) & granule_mask(gpa, n)))
+	    !(atomic_load(&page->granules) & mask))
 		return;
 	pthread_mutex_lock(&vm->code);
 	atomic_fetch_add(&page->gen, 1);
-	atomic_store(&page->granules, 0);
-	atomic_fetch_and(&page->state, ~(uint32_t)PAGE_CODE);
+	if (!(atomic_fetch_and(&page->granules, ~mask) & ~mask))
+		atomic_fetch_and(&page->state, ~(uint32_t)PAGE_CODE);
 	for (unsigned i = 0; i < vm->vm.max_vcpus; i++)
 		if (vm->cpu[i])
-			code_stale(vm->cpu[i], page);
+			code_stale(vm->cpu[i], page, mask);
 	pthread_mutex_unlock(&vm->code);
 	if (self) {
 		self->leave_block = true;

@@ -484,8 +484,6 @@ struct cpu {
 	struct {
 		struct cpu *self;
 		uint64_t resume, target, temp;
-		const uint8_t *look_page;
-		struct code_page *look_code;
 		uint32_t site, host_mxcsr;
 		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
 		/* Pairs: the thunks look at both of one at once. */
@@ -493,8 +491,11 @@ struct cpu {
 		uint8_t vec_want, x87_want;
 		bool interpret;
 	} tr;
-	/* Pages whose code changed, under vm->code; full: all of them. */
-	struct soft_page *stale[MAX_STALE];
+	/* Pieces of pages whose code changed, under vm->code; full: all. */
+	struct {
+		struct soft_page *page;
+		uint64_t granules;
+	} stale[MAX_STALE];
 	_Atomic unsigned nstale;
 	struct tlb_marks marks[MMU_COUNT][3]; /* [TLB_EXEC]: of xtab */
 	struct park park[PARKS];

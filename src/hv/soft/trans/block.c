@@ -110,12 +110,22 @@ static void flag_effects(const ZydisDecodedInstruction *i, uint16_t *reads,
 	}
 }
 
+/* The translation depends on these bytes. */
+static void mark(struct tctx *x, unsigned which, unsigned off, unsigned n)
+{
+	struct code_page *p = which ? x->second : x->first;
+
+	code_mark(p, off, n);
+	x->tb->link[which].granules |=
+		(~0ull << (off >> 6)) & (~0ull >> (63 - ((off + n - 1) >> 6)));
+}
+
 /* Flags that code at p (avail bytes, at lin) needs. */
 static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 		     unsigned depth)
 {
 	const struct tblock *tb = x->tb;
-	const uint8_t *page = x->c->tr.look_page;
+	const uint8_t *page = x->first->host - (x->first->gpa & 0xfff);
 	uint16_t live = 0, open = FL_ARITH;
 
 	for (unsigned n = 0; n < LOOK_AHEAD && open; n++) {
@@ -127,7 +137,7 @@ static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 		if ((lin ^ tb->lin) & ~0xfffull)
 			return live | open;
 		/* First: what is read is what must be watched. */
-		code_mark(x->c->tr.look_code, off, MIN(15u, 0x1000 - off));
+		mark(x, 0, off, MIN(15u, 0x1000 - off));
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
 			    z, &ctx, page + off, 0x1000 - off, &i)))
 			return live | open;
@@ -266,6 +276,21 @@ static bool is_vec(const struct decoded *d)
 	return false;
 }
 
+/* The instruction at the end of the page, with its rest from the second. */
+static int crossing(struct tctx *x, struct tinsn *ti, unsigned off)
+{
+	unsigned part = 0x1000 - off;
+	uint8_t bytes[15];
+	int ret;
+
+	memcpy(bytes, x->first->host, part);
+	memcpy(bytes + part, x->second->host, 15 - part);
+	mark(x, 1, 0, 15 - part);
+	ret = decode_full(x->c, bytes, 15, &ti->in, &ti->d);
+	/* Not any more: it was changed meanwhile. */
+	return ti->in.len <= part ? -2 : ret;
+}
+
 /* Decode the block's instructions; true: it goes on behind the last. */
 static bool collect(struct tctx *x, struct code_page *p)
 {
@@ -278,8 +303,9 @@ static bool collect(struct tctx *x, struct code_page *p)
 		struct tinsn *ti = &x->ti[x->n];
 		unsigned avail = MIN(15u, 0x1000 - off);
 
-		code_mark(p, off, avail);
-		if (decode_full(c, page + off, avail, &ti->in, &ti->d) == -2)
+		mark(x, 0, off, avail);
+		if (decode_full(c, page + off, avail, &ti->in, &ti->d) == -2 &&
+		    (x->n || !x->second || crossing(x, ti, off) == -2))
 			break;
 		ti->rip = rip;
 		ti->site = -1;
@@ -366,6 +392,7 @@ static void emit_head(struct tctx *x)
 	unsigned here = trans_new_site(x->t, SITE_HERE, tb->lin);
 	struct emit *e = &x->e;
 
+	x->t->site[here].block = tb;
 	tb->miss = e->p;
 	stub_site(x, here);
 	tb->checked = e->p;
@@ -374,6 +401,14 @@ static void emit_head(struct tctx *x)
 	     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(tb->lin)) * 8);
 	cold_add(x, e_jcc(e, CC_NE), here);
 	tb->entry = e->p;
+	if (x->second) {
+		uint64_t lin = (tb->lin | 0xfff) + 1;
+
+		e_imm(e, T0, xtab_id(lin, x->second->gpa));
+		e_gs(e, 1, 0x39, T0,
+		     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(lin)) * 8);
+		cold_add(x, e_jcc(e, CC_NE), here);
+	}
 	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
 	e4(e, GS(request));
 	e1(e, 0);
@@ -384,26 +419,33 @@ static void emit_head(struct tctx *x)
 		emit_want(x, GS(tr.x87_loaded), SITE_X87);
 }
 
-struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p)
+struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
+			   struct code_page *second)
 {
 	struct tctx x = { .t = t, .c = t->c, .ti = t->scratch };
-	struct tblock *tb = &t->block[t->nblocks++];
+	struct tblock *tb = &t->block[t->nblocks];
 	uint16_t live;
 	bool goes_on;
 
 	*tb = (struct tblock){ .lin = lin,
 			       .gpa = p->gpa,
-			       .key = trans_key(t->c),
-			       .page = p->page };
+			       .key = trans_key(t->c) };
+	tb->link[0] = (struct tlink){ .block = tb, .page = p->page };
+	if (second)
+		tb->link[1] =
+			(struct tlink){ .block = tb, .page = second->page };
 	x.tb = tb;
 	x.wide = t->c->mode == MODE_64;
 	x.word = x.wide ? 8 : 4;
+	x.first = p;
+	x.second = second;
 	ctx_mmu(&x, t->c->mmu);
 	x.e.p = t->rw + t->used;
 	x.e.end = t->rw + CODE_SIZE;
-	t->c->tr.look_page = p->host - (p->gpa & 0xfff);
-	t->c->tr.look_code = p;
 	goes_on = collect(&x, p);
+	if (!x.n && !second)
+		return NULL;
+	t->nblocks++;
 	if (!x.n)
 		return tb;
 	for (unsigned n = 0; n < x.n; n++) {

@@ -330,16 +330,18 @@ static void forget_all(struct trans *t)
 	t->c->stats.code_flushes++;
 }
 
-static void kill_page(struct trans *t, struct soft_page *page)
+static void kill(struct trans *t, struct soft_page *page, uint64_t granules)
 {
-	struct tblock **at = &t->by_page[page_hash(page)], *b;
+	struct tlink **at = &t->by_page[page_hash(page)], *l;
 
-	while ((b = *at)) {
-		if (b->page != page) {
-			at = &b->next_page;
+	while ((l = *at)) {
+		struct tblock *b = l->block;
+
+		if (l->page != page || !(l->granules & granules)) {
+			at = &l->next;
 			continue;
 		}
-		*at = b->next_page;
+		*at = l->next;
 		b->dead = true;
 		if (!b->entry)
 			continue;
@@ -352,12 +354,12 @@ static void kill_page(struct trans *t, struct soft_page *page)
 static void catch_up(struct trans *t)
 {
 	struct cpu *c = t->c;
-	struct soft_page *page[MAX_STALE];
+	typeof(c->stale) stale;
 	unsigned n;
 
 	pthread_mutex_lock(&c->vm->code);
 	n = c->nstale;
-	memcpy(page, c->stale, n * sizeof(page[0]));
+	memcpy(stale, c->stale, n * sizeof(stale[0]));
 	atomic_store(&c->nstale, 0);
 	pthread_mutex_unlock(&c->vm->code);
 	if (n == MAX_STALE) {
@@ -365,7 +367,7 @@ static void catch_up(struct trans *t)
 		return;
 	}
 	while (n--)
-		kill_page(t, page[n]);
+		kill(t, stale[n].page, stale[n].granules);
 }
 
 /* -- finding -------------------------------------------------------------- */
@@ -383,31 +385,66 @@ static bool room(const struct trans *t)
 	       t->nblocks < MAX_TBLOCKS;
 }
 
+static void enlist(struct trans *t, struct tblock *b)
+{
+	unsigned h = hash_of(b->gpa, b->key);
+
+	b->next = t->hash[h];
+	t->hash[h] = b;
+	for (unsigned n = 0; n < 2 && b->link[n].page; n++) {
+		h = page_hash(b->link[n].page);
+		b->link[n].next = t->by_page[h];
+		t->by_page[h] = &b->link[n];
+	}
+}
+
+static bool claimed(const struct code_page *p)
+{
+	return !p || atomic_load(&p->page->state) & PAGE_CODE;
+}
+
+/* NULL: there is no memory behind the page.  Faults. */
 static struct tblock *translate(struct trans *t, uint64_t lin,
 				struct code_page *p)
 {
+	struct code_page next, *second = NULL;
 	struct cpu *c = t->c;
 	struct tblock *b = NULL;
-	unsigned h;
 
 	if (!room(t))
 		forget_all(t);
-	while (!b) {
+	for (;;) {
+		bool ready;
+
 		code_claim(c, p);
+		if (second)
+			code_claim(c, second);
 		pthread_mutex_lock(&c->vm->code);
-		if (atomic_load(&p->page->state) & PAGE_CODE) {
-			b = trans_block(t, lin, p);
-			h = hash_of(b->gpa, b->key);
-			b->next = t->hash[h];
-			t->hash[h] = b;
-			h = page_hash(b->page);
-			b->next_page = t->by_page[h];
-			t->by_page[h] = b;
-		}
+		ready = claimed(p) && claimed(second);
+		if (ready)
+			b = trans_block(t, lin, p, second);
+		if (b)
+			enlist(t, b);
 		pthread_mutex_unlock(&c->vm->code);
+		if (b)
+			break;
+		if (!ready)
+			continue;
+		if (!code_at(c, (lin | 0xfff) + 1, &next) || next.gpa >> 40)
+			return NULL;
+		second = &next;
 	}
 	c->stats.translations++;
 	return b;
+}
+
+/* Where its instruction goes on is still the page it was. */
+static bool second_same(struct cpu *c, const struct tblock *b)
+{
+	struct code_page p;
+
+	return !b->link[1].page || (code_at(c, (b->lin | 0xfff) + 1, &p) &&
+				    p.page == b->link[1].page);
 }
 
 /* The block at rip, translated when it is hot; NULL: interpret.  Faults. */
@@ -425,7 +462,8 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	for (at = &t->hash[hash_of(p.gpa, key)]; (b = *at);)
 		if (b->dead)
 			*at = b->next;
-		else if (b->lin == lin && b->gpa == p.gpa && b->key == key)
+		else if (b->lin == lin && b->gpa == p.gpa && b->key == key &&
+			 second_same(c, b))
 			return b->entry ? b : NULL;
 		else
 			at = &b->next;
@@ -435,7 +473,7 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 			return NULL;
 	}
 	b = translate(t, lin, &p);
-	return b->entry ? b : NULL;
+	return b && b->entry ? b : NULL;
 }
 
 static void flags_in(struct cpu *c)
@@ -499,6 +537,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	}
 	flushes = c->stats.code_flushes;
 	b = find(t, lin);
+	t->found = b;
 	if (!b)
 		return NULL;
 	/* Everything was dropped: the jump is no more. */
@@ -510,6 +549,25 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 		e_aim(patch, checked ? b->checked : b->entry);
 	flags_in(c);
 	return b->entry;
+}
+
+/*
+ * A block sends us to look its address up.  When it was killed, the jumps to
+ * it are still aimed there: send them on to what took its place.
+ */
+static uint8_t *again(struct trans *t, const struct site *s)
+{
+	uint64_t flushes = t->c->stats.code_flushes;
+	struct tblock *old = s->block, *b;
+	uint8_t *to;
+
+	t->found = NULL;
+	to = next(t, NULL, true);
+	b = t->found;
+	if (to && b && flushes == t->c->stats.code_flushes && old->dead &&
+	    old->gpa == b->gpa && old->key == b->key)
+		e_aim(old->entry + 1, b->entry);
+	return to;
 }
 
 static bool vec_ready(const struct cpu *c)
@@ -568,7 +626,7 @@ static void *trans_site(struct cpu *c)
 	switch (s->type) {
 	case SITE_INSN: to = at_insn(t, s); break;
 	case SITE_CHAIN: to = next(t, s, false); break;
-	case SITE_HERE: to = next(t, NULL, true); break;
+	case SITE_HERE: to = again(t, s); break;
 	case SITE_INDIRECT:
 		if (!canonical(c->tr.target)) {
 			c->gpr[R_RSP] += (uint64_t)(int64_t)s->undo;

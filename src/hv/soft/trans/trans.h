@@ -54,8 +54,9 @@ enum site_type {
 struct site {
 	uint64_t rip;
 	const struct insn *in;
-	uint8_t *resume; /* where it is written */
-	uint8_t *patch;	 /* rel32, where it is written */
+	struct tblock *block; /* SITE_HERE: whose */
+	uint8_t *resume;      /* where it is written */
+	uint8_t *patch;	      /* rel32, where it is written */
 	uint8_t type;
 	bool punt;    /* SITE_INSN: this instruction never has host code */
 	bool checked; /* other page: only the checked entry will do */
@@ -65,12 +66,17 @@ struct site {
 struct tblock {
 	uint64_t lin, gpa;
 	uint32_t key;
-	struct soft_page *page;
-	struct tblock *next;	  /* same hash */
-	struct tblock *next_page; /* same hash of page */
-	uint8_t *checked;	  /* entry from another page */
-	uint8_t *entry;		  /* NULL: not translatable */
-	uint8_t *miss;		  /* stub that looks the block up anew */
+	struct tblock *next; /* same hash */
+	/* By page: the second, when its one instruction crosses into it. */
+	struct tlink {
+		struct tblock *block;
+		struct soft_page *page;
+		uint64_t granules; /* that its translation has looked at */
+		struct tlink *next;
+	} link[2];
+	uint8_t *checked; /* entry from another page */
+	uint8_t *entry;	  /* NULL: not translatable */
+	uint8_t *miss;	  /* stub that looks the block up anew */
 	bool dead;
 };
 
@@ -94,9 +100,11 @@ struct trans {
 	struct insn *insn;
 	struct tblock *block;
 	unsigned nsites, ninsns, nblocks;
-	struct tblock *hash[TB_HASH], *by_page[TB_HASH];
+	struct tblock *hash[TB_HASH];
+	struct tlink *by_page[TB_HASH];
 	uint32_t itab_key[MMU_COUNT];
 	unsigned hot;
+	struct tblock *found; /* by the last find() */
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
 	struct tinsn *scratch;
@@ -117,8 +125,12 @@ struct insn *trans_keep_insn(struct trans *t, const struct insn *in);
 
 /* -- block.c -------------------------------------------------------------- */
 
-/* Translate the block at c->rip; NULL: its first instruction cannot be. */
-struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p);
+/*
+ * Translate the block at lin.  NULL: its first instruction runs into the next
+ * page, which is needed then.  Its entry is NULL when it has no host code.
+ */
+struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
+			   struct code_page *second);
 
 /* -- shared by the emitters of one block ---------------------------------- */
 
@@ -144,6 +156,7 @@ struct tctx {
 	struct cpu *c;
 	struct emit e;
 	struct tblock *tb;
+	struct code_page *first, *second;
 	unsigned n;
 	struct tinsn *ti;
 	bool fl_host, fl_mem;
