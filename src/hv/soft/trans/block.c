@@ -80,13 +80,19 @@ static bool plain_branch(const ZydisDecodedInstruction *i)
  */
 static bool shows_flags(const ZydisDecodedInstruction *i)
 {
-	switch (i->meta.category) {
-	case ZYDIS_CATEGORY_IO:
-	case ZYDIS_CATEGORY_IOSTRINGOP:
-	case ZYDIS_CATEGORY_SYSTEM: return true;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV:
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ: return true;
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP: return false;
 	default:
-		return i->mnemonic == ZYDIS_MNEMONIC_DIV ||
-		       i->mnemonic == ZYDIS_MNEMONIC_IDIV;
+		return i->meta.category == ZYDIS_CATEGORY_IO ||
+		       i->meta.category == ZYDIS_CATEGORY_IOSTRINGOP ||
+		       i->meta.category == ZYDIS_CATEGORY_SYSTEM;
 	}
 }
 
@@ -322,7 +328,7 @@ static bool collect(struct tctx *x, struct code_page *p)
 		ti->x87 = x87_wanted(c, &ti->d);
 		off += ti->in.len;
 		rip += ti->in.len;
-		if (ti->in.flags & IN_ENDS) {
+		if (ti->in.flags & IN_ENDS && !system_goes_on(c, &ti->d)) {
 			if (!plain_branch(&ti->d.i))
 				ti->reads = FL_ARITH;
 			if (ti->d.i.meta.category != ZYDIS_CATEGORY_COND_BR)
@@ -352,7 +358,8 @@ static void emit_body(struct tctx *x, bool goes_on)
 
 	for (unsigned n = 0; n < x->n && !ends; n++) {
 		struct tinsn *ti = &x->ti[n];
-		bool ender = ti->in.flags & IN_ENDS;
+		bool ender =
+			ti->in.flags & IN_ENDS && !system_goes_on(x->c, &ti->d);
 
 		if (ender && plain_branch(&ti->d.i) &&
 		    emit_flow(x, ti, &ends)) {

@@ -936,6 +936,8 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return true;
 	default: break;
 	}
+	if (emit_system(x, ti))
+		return true;
 	ok = emit_x87(x, ti, &done);
 	if (done)
 		return ok;

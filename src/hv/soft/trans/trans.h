@@ -282,6 +282,10 @@ bool x87_ready(const struct cpu *c);
 
 /* insn.c: false: nothing emitted, interpret it */
 bool emit_insn(struct tctx *x, struct tinsn *ti);
+/* system.c: the same for system instructions */
+bool emit_system(struct tctx *x, struct tinsn *ti);
+/* It is one of those, and the block goes on behind it although it ends one. */
+bool system_goes_on(const struct cpu *c, const struct decoded *d);
 /* flow.c: ends the block or leaves it on a condition; false as above */
 bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends);
 /* block.c */

@@ -95,6 +95,7 @@ void cpu_update_mode(struct cpu *c)
 	key |= (c->cr4 & CR4_OSXSAVE ? 1u : 0) << 8;
 	key |= (uint32_t)(c->xcr0 & 7) << 9;
 	key |= (c->cr4 & CR4_SMAP ? 1u : 0) << 12;
+	key |= (uint32_t)c->cpl << 13;
 	if (key != c->mode_key) {
 		c->mode_key = key;
 		c->leave_block = true;
@@ -1033,7 +1034,7 @@ static void op_sti(struct cpu *c, const struct insn *in)
 		return;
 	}
 	if (!(c->rflags & FL_IF))
-		c->inhibit = true;
+		c->inhibit = c->leave_block = true;
 	c->rflags |= FL_IF;
 }
 
@@ -1081,6 +1082,7 @@ static void op_popf(struct cpu *c, const struct insn *in)
 	}
 	put_flags(c, v & ~(uint64_t)FL_RF, mask);
 	update_mmu(c);
+	c->leave_block = true;
 }
 
 static void op_stac(struct cpu *c, const struct insn *in)
