@@ -276,7 +276,9 @@ static bool is_vec(const struct decoded *d)
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
 		cl = ZydisRegisterGetClass(op->reg.value);
-		if (cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM)
+		/* Memory to a general register depends on MXCSR alone. */
+		if (cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM ||
+		    op->reg.value == ZYDIS_REGISTER_MXCSR)
 			return true;
 	}
 	return false;

@@ -538,8 +538,12 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	flushes = c->stats.code_flushes;
 	b = find(t, lin);
 	t->found = b;
-	if (!b)
+	if (!b) {
+		/* Or a dead block there would be come back to for ever. */
+		if (it->rip == lin)
+			it->rip = (uint64_t)(it - c->itab[c->mmu]) ^ 1;
 		return NULL;
+	}
 	/* Everything was dropped: the jump is no more. */
 	if (flushes != c->stats.code_flushes)
 		patch = NULL;

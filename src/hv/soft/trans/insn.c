@@ -72,6 +72,14 @@ static bool set_field(struct field *f, const ZydisDecodedOperand *op)
 	return true;
 }
 
+/* BSF and BSR of zero write nothing, which Zydis does not say. */
+static void mend_field(struct enc *k, const ZydisDecodedInstruction *i)
+{
+	if (i->mnemonic == ZYDIS_MNEMONIC_BSF ||
+	    i->mnemonic == ZYDIS_MNEMONIC_BSR)
+		k->reg.rd = true;
+}
+
 static bool implied(struct enc *k, const struct decoded *d,
 		    const ZydisDecodedOperand *op)
 {
@@ -226,7 +234,10 @@ static bool take_modrm(struct enc *k, const struct tinsn *ti)
 	k->op[k->nop++] = i->opcode;
 	if (i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->opcode == 0x82)
 		k->op[0] = 0x80; /* its twin: 64-bit code has no 82 */
-	return take_operands(k, &ti->d);
+	if (!take_operands(k, &ti->d))
+		return false;
+	mend_field(k, i);
+	return true;
 }
 
 static void acc_field(struct field *f, bool byte, bool wr)
