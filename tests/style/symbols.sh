@@ -8,7 +8,7 @@ nm -D --defined-only "$2" | sed -n 's/.* [TDBR] \([^@]*\).*/\1/p' |
 	grep -v '^_\|^HUSK_' | sort -u >"$dir/exported"
 # Without comments and types of functions: a name before "(".
 cc -fpreprocessed -dD -E -P "$1" 2>/dev/null | grep -v '^typedef' |
-	grep -o '\<[hv][vm]_[a-z0-9_]*(' | tr -d '(' | sort -u >"$dir/declared"
+	grep -o '\<\(hv\|vm\|vmnet\)_[a-z0-9_]*(' | tr -d '(' | sort -u >"$dir/declared"
 diff "$dir/declared" "$dir/exported" >"$dir/diff" || {
 	echo "< declared in $1, > exported by $2:"
 	cat "$dir/diff"
