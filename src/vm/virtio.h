@@ -16,7 +16,12 @@
 
 enum { VIRTQ_MAX_SIZE = 1024, VIRTIO_MAX_QUEUES = 16 };
 
-enum { VIRTIO_ID_BLK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
+enum {
+	VIRTIO_ID_NET = 1,
+	VIRTIO_ID_BLK = 2,
+	VIRTIO_ID_CONSOLE = 3,
+	VIRTIO_ID_RNG = 4
+};
 
 /* Offered by virtio_init() for every device. */
 #define VIRTIO_F_INDIRECT_DESC BIT(28)
@@ -43,6 +48,15 @@ struct virtq_chain {
 int virtq_pop(struct virtq *q, struct virtq_chain *chain);
 /* len: bytes written.  Tells the machine that chain->writable has changed. */
 void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t len);
+/*
+ * For what spans requests: fill each, the first with ahead 0, then publish
+ * all at once.
+ */
+void virtq_fill(struct virtq *q, const struct virtq_chain *chain, uint32_t len,
+		unsigned ahead);
+void virtq_publish(struct virtq *q, unsigned n);
+/* Take back the last n virtq_pop() that were neither pushed nor published. */
+void virtq_unpop(struct virtq *q, unsigned n);
 /* Interrupt the driver if it wants that.  Once per batch. */
 void virtq_flush(struct virtq *q);
 
@@ -60,6 +74,8 @@ struct virtio_class {
 	int (*start)(struct virtio *v);
 	/* On return the device has no request left in flight. */
 	void (*stop)(struct virtio *v);
+	/* Reset, whoever asked for it: what the driver wanted is over. */
+	void (*forget)(struct virtio *v);
 	/* The driver rang queue q.  Runs on the device's thread. */
 	void (*kick)(struct virtio *v, struct virtq *q);
 	/* virtio_wake() was called.  Runs on the device's thread. */
@@ -93,7 +109,7 @@ struct virtio {
 /* Before: offered.  After: fill config.  A failed init leaves nothing. */
 int virtio_init(struct virtio *v, struct husk_error *err);
 void virtio_finish(struct virtio *v);
-/* Not from inside kick or work. */
+/* Raise the generation and tell the driver, if there is one. */
 void virtio_config_changed(struct virtio *v);
 /* Have work() called soon.  Any thread, never blocks. */
 void virtio_wake(struct virtio *v);
@@ -136,5 +152,17 @@ size_t virtio_console_input(struct dev *dev, const void *data, size_t len);
 /* Told, on the device's thread, when more fit after a short input. */
 void virtio_console_on_room(struct dev *dev, void (*f)(void *sink), void *sink);
 void virtio_console_resize(struct dev *dev, uint16_t cols, uint16_t rows);
+
+struct link;
+enum { VIRTIO_NET_PAIRS = 4 };
+/* The link stays the caller's and must outlive the device. */
+struct virtio_net_arg {
+	struct link *link;
+	uint8_t mac[6];
+	unsigned pairs; /* of queues, 1 to VIRTIO_NET_PAIRS; 0: 1 */
+};
+extern const struct virtio_class virtio_net_class;
+/* Pull the cable or put it in.  Any thread. */
+void virtio_net_set_link(struct dev *dev, bool up);
 
 #endif /* VM_VIRTIO_H */

@@ -168,6 +168,8 @@ static void reset_locked(struct virtio *v)
 	v->config_vector = VIRTIO_NO_VECTOR;
 	for (unsigned i = 0; i < v->class->nqueues; i++)
 		virtq_reset(v->queue[i]);
+	if (v->class->forget)
+		v->class->forget(v);
 	irq_set(&v->pci.intx, false);
 }
 

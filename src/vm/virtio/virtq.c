@@ -201,9 +201,15 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 	return 1;
 }
 
+void virtq_unpop(struct virtq *q, unsigned n)
+{
+	q->last_avail -= (uint16_t)n;
+}
+
 /* -- giving back ---------------------------------------------------------- */
 
-void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t len)
+void virtq_fill(struct virtq *q, const struct virtq_chain *chain, uint32_t len,
+		unsigned ahead)
 {
 	struct virtq_used_elem elem = { chain->head, len };
 	struct guest_mem *mem = mem_of(q);
@@ -215,12 +221,24 @@ void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t len)
 			    chain->writable[i].iov_len);
 	if (q->v->status & STATUS_NEEDS_RESET || !q->used_host)
 		return;
-	off = 4 + 8ull * (q->used_idx % q->size);
+	off = 4 + 8ull * ((uint16_t)(q->used_idx + ahead) % q->size);
 	memcpy(q->used_host + off, &elem, sizeof(elem));
 	mem_written(mem, q->used + off, sizeof(elem));
-	q->used_idx++;
+}
+
+void virtq_publish(struct virtq *q, unsigned n)
+{
+	if (q->v->status & STATUS_NEEDS_RESET || !q->used_host)
+		return;
+	q->used_idx += (uint16_t)n;
 	store16((uint16_t *)(void *)(q->used_host + 2), q->used_idx);
-	mem_written(mem, q->used + 2, 2);
+	mem_written(mem_of(q), q->used + 2, 2);
+}
+
+void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t len)
+{
+	virtq_fill(q, chain, len, 0);
+	virtq_publish(q, 1);
 }
 
 static bool wants_interrupt(const struct virtq *q)
