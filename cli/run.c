@@ -26,7 +26,11 @@ static const char help[] =
 	"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
 	"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
 	"  --disk FILE[,readonly]  a raw image or block device; may be repeated\n"
-	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk\n"
+	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk,\n"
+	"                        virtio-net\n"
+	"  --net shared|tap=NAME|unix=PATH|fd=N|none[,...]\n"
+	"                        a network device (default shared: a NAT)\n"
+	"  --forward HOST:GUEST  a port of the host leads to one of the guest\n"
 	"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
 	"  --reboot exit|again   what a guest's reset does (default exit)\n"
 	"  --stats               count what the vCPUs did, on standard error\n"
@@ -35,6 +39,8 @@ static const char help[] =
 	"Without --kernel the demo guest is booted, where it was built.\n"
 	"Ctrl-A x ends the machine.  Exit status: 0 powered off, 1 a fault of Husk,\n"
 	"2 usage, 3 the guest died, 124 timeout, else what a debug-exit device said.\n";
+
+enum { MAX_FORWARDS = 64 };
 
 struct session {
 	struct vm_config *cfg;
@@ -88,6 +94,20 @@ static int add_disk(struct vm_config *cfg, const char *arg)
 	return ret;
 }
 
+/* What --net left to us, and the forwards, which may stand before it. */
+static int add_nets(struct vm_config *cfg, bool has_net,
+		    const char *const *forward, unsigned n)
+{
+	struct husk_error err = { 0 };
+	int ret = has_net ? 0 : vm_config_add_net(cfg, "shared", &err);
+
+	for (unsigned i = 0; !ret && i < n; i++)
+		ret = vm_config_add_forward(cfg, forward[i], &err);
+	if (ret)
+		complain("%s", err.text);
+	return ret;
+}
+
 /* The demo guest beside the build's command. */
 static int use_demo(struct vm_config *cfg)
 {
@@ -120,11 +140,15 @@ static int parse(struct session *s, int argc, char **argv)
 		{ "cmdline", 1, NULL, 'c' }, { "cpus", 1, NULL, 'n' },
 		{ "memory", 1, NULL, 'm' },  { "engine", 1, NULL, 'e' },
 		{ "disk", 1, NULL, 'd' },    { "device", 1, NULL, 'D' },
+		{ "net", 1, NULL, 'N' },     { "forward", 1, NULL, 'F' },
 		{ "serial", 1, NULL, 's' },  { "reboot", 1, NULL, 'r' },
 		{ "stats", 0, NULL, 'S' },   { "timeout", 1, NULL, 't' },
 		{ "help", 0, NULL, 'h' },    { 0 },
 	};
 	const char *engine = NULL, *cmdline = NULL;
+	const char *forward[MAX_FORWARDS];
+	unsigned nforwards = 0;
+	bool has_net = false;
 	struct husk_error err = { 0 };
 	uint64_t size = 512u << 20;
 	char *end;
@@ -163,7 +187,22 @@ static int parse(struct session *s, int argc, char **argv)
 				return EXIT_USAGE;
 			}
 			break;
+		case 'N':
+			has_net = true;
+			if (vm_config_add_net(s->cfg, optarg, &err)) {
+				complain("%s", err.text);
+				return EXIT_USAGE;
+			}
+			break;
+		case 'F':
+			if (nforwards == MAX_FORWARDS) {
+				complain("--forward %s: too many", optarg);
+				return EXIT_USAGE;
+			}
+			forward[nforwards++] = optarg;
+			break;
 		case 'D':
+			has_net |= !strncmp(optarg, "virtio-net", 10);
 			if (vm_config_add_device(s->cfg, optarg, &err)) {
 				complain("%s", err.text);
 				return EXIT_USAGE;
@@ -207,6 +246,8 @@ static int parse(struct session *s, int argc, char **argv)
 			 argv[optind]);
 		return EXIT_USAGE;
 	}
+	if (add_nets(s->cfg, has_net, forward, nforwards))
+		return EXIT_USAGE;
 	if (engine)
 		vm_config_set_engine(s->cfg, engine);
 	if (!vm_config_kernel(s->cfg)) {

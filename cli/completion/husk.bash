@@ -10,14 +10,15 @@ _husk() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
-	--device) words="virtio-blk,file= virtio-rng debug-exit pc-testdev" ;;
+	--device) words="virtio-blk,file= virtio-net,nat virtio-rng debug-exit pc-testdev" ;;
+	--net) words="shared tap= unix= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
-	--cmdline | --cpus | --memory | --timeout) return ;;
+	--cmdline | --cpus | --forward | --memory | --timeout) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
 		run) words="--kernel --initrd --cmdline --cpus --memory
-			--engine --disk --device --serial --reboot --stats --timeout
+			--engine --disk --net --forward --device --serial --reboot --stats --timeout
 			--help" ;;
 		doctor) words="--json --help" ;;
 		esac

@@ -54,10 +54,29 @@ uint64_t vm_config_memory(const struct vm_config *cfg);
 int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
 /*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
- * pc-testdev, virtio-rng, virtio-blk,file=PATH[,readonly][,serial=TEXT].
+ * pc-testdev, virtio-rng, virtio-blk,file=PATH[,readonly][,serial=TEXT],
+ * virtio-net,nat|fd=N|type=unixstream,path=PATH[,mac=MAC].
  */
 int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err);
+
+/*
+ * The next network device, "KIND[,OPTION...]".  Kinds:
+ *   shared      a NAT of its own without privilege (husk/vmnet.h)
+ *   tap=NAME    an interface of the host; tap=fd:N one that is open
+ *   unix=PATH   frames with QEMU's lengths to who listens at PATH (passt,
+ *               gvproxy, QEMU); with option listen, others come to us
+ *   fd=N        a socket that is open, of packets or a stream as unix=
+ *   null        nothing: what is sent is lost
+ *   none        no device
+ * Options: mac=MAC (else random, of this configuration), mtu=N, queues=N (up
+ * to 4); of shared also forward=SPEC, isolated and noloopback.
+ */
+int vm_config_add_net(struct vm_config *cfg, const char *spec,
+		      struct husk_error *err);
+/* A port of the host to one of the guest, on the first shared network. */
+int vm_config_add_forward(struct vm_config *cfg, const char *spec,
+			  struct husk_error *err);
 
 enum vm_reboot {
 	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */
@@ -142,6 +161,10 @@ int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event);
  */
 size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
 			size_t len);
+
+/* Network devices: pull the cable of one or put it in.  Any thread. */
+unsigned vm_net_count(const struct vm *vm);
+int vm_net_set_link(struct vm *vm, unsigned index, bool up);
 
 #ifdef __cplusplus
 }

@@ -37,6 +37,8 @@ void vm_config_destroy(struct vm_config *cfg)
 		free(cfg->disk[i].path);
 		free(cfg->disk[i].serial);
 	}
+	for (unsigned i = 0; i < cfg->nnets; i++)
+		net_config_finish(&cfg->net[i]);
 	free(cfg->kernel);
 	free(cfg->initrd);
 	free(cfg->cmdline);
@@ -218,6 +220,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 	if (!strcmp(copy, "virtio-blk"))
 		ret = add_blk(cfg, options ? options : copy + strlen(copy),
 			      spec, err);
+	else if (!strcmp(copy, "virtio-net"))
+		ret = config_add_virtio_net(
+			cfg, options ? options : copy + strlen(copy), spec,
+			err);
 	else if (options && *options)
 		ret = error_set(err, -EINVAL, "device %s: %s has no options",
 				spec, copy);
@@ -232,8 +238,8 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 	else
 		ret = error_set(err, -EINVAL,
 				"device %s: unknown kind; "
-				"there are debug-exit, pc-testdev, virtio-blk "
-				"and virtio-rng",
+				"there are debug-exit, pc-testdev, "
+				"virtio-blk, virtio-net and virtio-rng",
 				spec);
 	free(copy);
 	return ret;

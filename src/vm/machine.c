@@ -227,6 +227,19 @@ void vm_power_button(struct vm *vm)
 	acpi_pm_power_button(vm->pm);
 }
 
+unsigned vm_net_count(const struct vm *vm)
+{
+	return vm->nnets;
+}
+
+int vm_net_set_link(struct vm *vm, unsigned index, bool up)
+{
+	if (index >= vm->nnets)
+		return -ENODEV;
+	virtio_net_set_link(vm->nic[index], up);
+	return 0;
+}
+
 const char *vm_engine(const struct vm *vm)
 {
 	return hv_vm_engine(vm->hv);

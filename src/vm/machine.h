@@ -20,6 +20,24 @@ struct disk_config {
 	bool readonly;
 };
 
+enum { MAX_NETS = 8, MAX_FORWARDS = 64 };
+
+/* config_net.c */
+struct net_config {
+	const char *kind; /* of struct link_config */
+	char *where;
+	int fd;
+	bool listen, isolated, no_loopback, has_mac;
+	unsigned mtu, pairs; /* 0: the default */
+	uint8_t mac[6];
+	char *forward[MAX_FORWARDS];
+	unsigned nforwards;
+};
+void net_config_finish(struct net_config *n);
+struct vm_config;
+int config_add_virtio_net(struct vm_config *cfg, char *options,
+			  const char *spec, struct husk_error *err);
+
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
 	unsigned cpus;
@@ -27,6 +45,8 @@ struct vm_config {
 	enum vm_reboot reboot;
 	struct disk_config disk[MAX_DISKS];
 	unsigned ndisks;
+	struct net_config net[MAX_NETS];
+	unsigned nnets;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct {
@@ -70,6 +90,9 @@ struct vm {
 	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg; /* (i) */
 	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
+	struct link *link[MAX_NETS];   /* (i) closed after the devices */
+	struct dev *nic[MAX_NETS];     /* (i) */
+	unsigned nnets;		       /* (i) */
 	vm_output *output[VM_PORTS];   /* (i) */
 	void *output_opaque[VM_PORTS]; /* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];

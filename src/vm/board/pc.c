@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "net/link.h"
 #include "vm/block.h"
 #include "vm/chips.h"
 #include "vm/pci.h"
@@ -93,11 +94,56 @@ static int add_disks(struct vm *vm, const struct vm_config *cfg,
 	return 0;
 }
 
+static void link_log(void *sink, const char *text)
+{
+	struct vm *vm = sink;
+
+	if (vm->log)
+		vm->log(vm->log_opaque, text);
+}
+
+static int add_nets(struct vm *vm, const struct vm_config *cfg,
+		    struct husk_error *err)
+{
+	for (unsigned i = 0; i < cfg->nnets; i++) {
+		const struct net_config *n = &cfg->net[i];
+		struct link_config link = {
+			.kind = n->kind,
+			.where = n->where,
+			.fd = n->fd,
+			.listen = n->listen,
+			.isolated = n->isolated,
+			.no_loopback = n->no_loopback,
+			.mtu = n->mtu,
+			.forwards = (const char *const *)n->forward,
+			.nforwards = n->nforwards,
+			.loop = vm->loop,
+			.log = link_log,
+			.sink = vm,
+		};
+		struct virtio_net_arg arg = { .pairs = n->pairs };
+		char id[16];
+		int ret = link_open(&link, &vm->link[i], err);
+
+		if (ret)
+			return ret;
+		vm->nnets++;
+		arg.link = vm->link[i];
+		memcpy(arg.mac, n->mac, 6);
+		snprintf(id, sizeof(id), "net%u", i);
+		vm->nic[i] = add(vm, &virtio_net_class.dev, id, &arg, err);
+		if (!vm->nic[i])
+			return add_failed(err);
+	}
+	return 0;
+}
+
 static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 		      struct husk_error *err)
 {
 	struct virtio_console_arg console = { console_output, vm };
 	char id[16];
+	int ret;
 
 	vm->console =
 		add(vm, &virtio_console_class.dev, "console0", &console, err);
@@ -110,7 +156,8 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 		if (!add(vm, &virtio_rng_class.dev, id, NULL, err))
 			return add_failed(err);
 	}
-	return add_disks(vm, cfg, err);
+	ret = add_disks(vm, cfg, err);
+	return ret ? ret : add_nets(vm, cfg, err);
 }
 
 /* The parts list. */
@@ -174,4 +221,6 @@ void pc_close(struct vm *vm)
 {
 	while (vm->nblocks)
 		block_close(vm->block[--vm->nblocks]);
+	while (vm->nnets)
+		link_close(vm->link[--vm->nnets]);
 }
