@@ -725,8 +725,6 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	    op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_word(x, op))
 		return false;
 	g = reg_number(op->reg.value);
-	if (g == R_RSP)
-		return false;
 	h = host_reg(g);
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RSP, 0);
@@ -734,7 +732,8 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	e_opw_mem(&x->e, x->wide, 0x8b, h < 0 ? T0 : (unsigned)h, T0, T1, 0, 0);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
-	stack_move(x, x->word);
+	if (g != R_RSP)
+		stack_move(x, x->word);
 	return true;
 }
 
@@ -947,7 +946,7 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return true;
 	default: break;
 	}
-	if (emit_system(x, ti))
+	if (emit_system(x, ti) || emit_bits(x, ti))
 		return true;
 	ok = emit_x87(x, ti, &done);
 	if (done)

@@ -224,9 +224,59 @@ static bool emit_base(struct tctx *x, struct tinsn *ti, unsigned seg, bool wr)
 	return true;
 }
 
+/* To a general register: where the source is. */
+static bool emit_load(struct tctx *x, struct tinsn *ti, uint32_t from,
+		      bool word)
+{
+	unsigned g = reg_number(ti->d.op[0].reg.value);
+	int h = host_reg(g);
+	unsigned to = h < 0 ? T0 : (unsigned)h;
+
+	if (word)
+		gs_movzx(&x->e, true, to, from);
+	else
+		e_gs_load(&x->e, to, from);
+	if (h < 0)
+		e_gs_store(&x->e, to, GS_GPR(g));
+	return true;
+}
+
+/* MOV from control and segment registers. */
+static bool emit_mov_from(struct tctx *x, struct tinsn *ti)
+{
+	const ZydisDecodedOperand *from = &ti->d.op[1];
+	unsigned n;
+
+	if (x->c->mode != MODE_64 ||
+	    from->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    ti->d.op[0].type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return false;
+	n = (unsigned)ZydisRegisterGetId(from->reg.value);
+	switch (ZydisRegisterGetClass(from->reg.value)) {
+	case ZYDIS_REGCLASS_SEGMENT:
+		return ti->d.op[0].size >= 32 && n <= SEG_GS &&
+		       emit_load(x, ti,
+				 GS(seg) + n * (uint32_t)sizeof(struct segreg) +
+					 (uint32_t)offsetof(struct segreg, sel),
+				 true);
+	case ZYDIS_REGCLASS_CONTROL: break;
+	default: return false;
+	}
+	if (x->c->cpl)
+		return false;
+	switch (n) {
+	case 0: return emit_load(x, ti, GS(cr0), false);
+	case 2: return emit_load(x, ti, GS(cr2), false);
+	case 3: return emit_load(x, ti, GS(cr3), false);
+	case 4: return emit_load(x, ti, GS(cr4), false);
+	default: return false;
+	}
+}
+
 bool system_goes_on(const struct cpu *c, const struct decoded *d)
 {
 	switch (d->i.mnemonic) {
+	case ZYDIS_MNEMONIC_CLI:
 	case ZYDIS_MNEMONIC_STI: return at_cpl0(c);
 	case ZYDIS_MNEMONIC_POPFQ:
 		return kernel64(c) && d->i.operand_width == 64;
@@ -256,6 +306,7 @@ bool emit_system(struct tctx *x, struct tinsn *ti)
 	case ZYDIS_MNEMONIC_POPFQ:
 		return system_goes_on(c, &ti->d) && emit_popf(x, ti);
 	case ZYDIS_MNEMONIC_SWAPGS: return kernel64(c) && emit_swapgs(x);
+	case ZYDIS_MNEMONIC_MOV: return emit_mov_from(x, ti);
 	case ZYDIS_MNEMONIC_RDTSC: return emit_rdtsc(x, ti, false);
 	case ZYDIS_MNEMONIC_RDTSCP: return emit_rdtsc(x, ti, true);
 	case ZYDIS_MNEMONIC_RDFSBASE: return emit_base(x, ti, SEG_FS, false);

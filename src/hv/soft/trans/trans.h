@@ -282,6 +282,8 @@ bool x87_ready(const struct cpu *c);
 
 /* insn.c: false: nothing emitted, interpret it */
 bool emit_insn(struct tctx *x, struct tinsn *ti);
+/* bits.c: the same for bit strings */
+bool emit_bits(struct tctx *x, struct tinsn *ti);
 /* system.c: the same for system instructions */
 bool emit_system(struct tctx *x, struct tinsn *ti);
 /* It is one of those, and the block goes on behind it although it ends one. */
