@@ -591,6 +591,18 @@ static void want_nothing(struct cpu *c)
 	c->tr.vec_want = c->tr.x87_want = 0;
 }
 
+/*
+ * What was loaded, which the thunk has noted, is mostly wanted again by user
+ * code.  A kernel only still has what its user left there.
+ */
+static void want_again(struct cpu *c, const struct site *s)
+{
+	if (c->cpl == 3)
+		return;
+	c->tr.vec_want &= s->vec;
+	c->tr.x87_want &= s->x87;
+}
+
 static uint8_t *at_insn(struct trans *t, const struct site *s)
 {
 	struct cpu *c = t->c;
@@ -612,6 +624,7 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 		want_nothing(c);
 		return next(t, NULL, false);
 	}
+	want_again(c, s);
 	flags_in(c);
 	return s->resume;
 }
@@ -626,7 +639,7 @@ static void *trans_site(struct cpu *c)
 	flags_out(c);
 	c->rip = s->rip;
 	if (s->type < SITE_VEC && s->type != SITE_INSN)
-		want_nothing(c);
+		want_again(c, s);
 	switch (s->type) {
 	case SITE_INSN: to = at_insn(t, s); break;
 	case SITE_CHAIN: to = next(t, s, false); break;

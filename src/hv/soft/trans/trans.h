@@ -58,9 +58,10 @@ struct site {
 	uint8_t *resume;      /* where it is written */
 	uint8_t *patch;	      /* rel32, where it is written */
 	uint8_t type;
-	bool punt;    /* SITE_INSN: this instruction never has host code */
-	bool checked; /* other page: only the checked entry will do */
-	int16_t undo; /* added to rsp if the branch itself must fault */
+	bool punt;     /* SITE_INSN: this instruction never has host code */
+	bool checked;  /* other page: only the checked entry will do */
+	bool vec, x87; /* SITE_INSN: its block needs these */
+	int16_t undo;  /* added to rsp if the branch itself must fault */
 };
 
 struct tblock {
@@ -191,6 +192,8 @@ static inline unsigned insn_site(struct tctx *x, struct tinsn *ti)
 	if (ti->site < 0) {
 		ti->site = (int)trans_new_site(x->t, SITE_INSN, ti->rip);
 		x->t->site[ti->site].in = trans_keep_insn(x->t, &ti->in);
+		x->t->site[ti->site].vec = x->vec;
+		x->t->site[ti->site].x87 = x->x87;
 	}
 	return (unsigned)ti->site;
 }
