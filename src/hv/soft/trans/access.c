@@ -83,10 +83,24 @@ void emit_lea(struct tctx *x, const struct tinsn *ti,
 	e_mem(e, to, base, index, scale, disp);
 }
 
-void emit_address(struct tctx *x, const struct tinsn *ti,
+/* The offset's last byte is within 4 GiB, else the interpreter faults. */
+static void check_limit(struct tctx *x, struct tinsn *ti, unsigned size)
+{
+	if (size < 2)
+		return;
+	e1(&x->e, 0x3d); /* cmp eax, */
+	e4(&x->e, -size);
+	cold_add(x, e_jcc(&x->e, CC_A), insn_site(x, ti));
+}
+
+void emit_address(struct tctx *x, struct tinsn *ti,
 		  const ZydisDecodedOperand *op)
 {
 	emit_lea(x, ti, op, T0, ti->d.i.address_width == 64);
+	/* Of flat segments the page's end is the limit too. */
+	if (!x->wide && (op->mem.segment == ZYDIS_REGISTER_FS ||
+			 op->mem.segment == ZYDIS_REGISTER_GS))
+		check_limit(x, ti, op->size / 8);
 	if (op->mem.segment == ZYDIS_REGISTER_FS)
 		e_gs(&x->e, x->wide, 0x03, T0, GS(seg[SEG_FS].base));
 	else if (op->mem.segment == ZYDIS_REGISTER_GS)

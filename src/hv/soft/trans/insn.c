@@ -397,7 +397,7 @@ static bool put_high(struct tctx *x, struct tinsn *ti, struct enc *k, bool need)
 	bool acc = false, wr = false;
 	unsigned n[2];
 
-	if (k->mem || k->vex || k->w || k->rax_in)
+	if (k->vex || k->w || k->rax_in)
 		return false;
 	for (unsigned m = 0; m < 2; m++) {
 		if (!f[m]->used) {
@@ -464,6 +464,33 @@ static void reach(struct tctx *x, struct tinsn *ti, const struct enc *k,
 	}
 }
 
+/*
+ * The address must be in a register that needs no REX, and the byte too: AH
+ * is BH while the instruction runs.
+ */
+static bool put_high_mem(struct tctx *x, struct tinsn *ti, struct enc *k,
+			 bool need)
+{
+	struct place p = { .base = -1, .index = -1, .plain = true };
+	bool acc = k->reg.n == R_RAX;
+
+	if (k->vex || k->w || k->rax_in)
+		return false;
+	reach(x, ti, k, &p, true);
+	if (need && !x->fl_host)
+		flags_restore(x);
+	e_mov(&x->e, T0, (unsigned)p.base);
+	p.base = T0;
+	p.reg = acc ? high_number(H_RBX) : high_number(k->reg.n);
+	if (acc)
+		e_rr(&x->e, 0x87, G_RAX, H_RBX);
+	put(&x->e, k, &p);
+	if (acc)
+		e_rr(&x->e, 0x87, G_RAX, H_RBX);
+	flags_after(x, ti);
+	return true;
+}
+
 static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 {
 	bool need = ti->reads || (ti->writes && ti->live_out & ~ti->kills);
@@ -481,7 +508,8 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 		    !(n == 1 && k->mem) && all[n]->n == R_RAX)
 			return false;
 	if (k->reg.high || (!k->mem && k->rm.high))
-		return put_high(x, ti, k, need);
+		return k->mem ? put_high_mem(x, ti, k, need)
+			      : put_high(x, ti, k, need);
 	for (unsigned n = 0; n < 3; n++) {
 		if (n == 1 && k->mem)
 			continue;

@@ -21,6 +21,12 @@ static bool kernel64(const struct cpu *c)
 	return c->cpl == 0 && c->mode == MODE_64;
 }
 
+/* Of code that is translated at all. */
+static unsigned word_bits(const struct cpu *c)
+{
+	return c->mode == MODE_64 ? 64 : 32;
+}
+
 /* op dword gs:[off], imm: 0 ADD, 1 OR, 4 AND, 7 CMP */
 static void gs_imm(struct emit *e, unsigned op, uint32_t off, uint32_t imm)
 {
@@ -104,12 +110,12 @@ static bool emit_pushf(struct tctx *x, struct tinsn *ti)
 	r_imm(e, 4, T1, ~(uint32_t)(FL_ARITH | FL_RF | FL_VM));
 	e_rr(e, 0x09, T0, T1);
 	e_gs_store(e, T0, GS(tr.temp));
-	emit_reg_disp(x, R_RSP, -8);
-	emit_lookup(x, ti, 8, true, false);
+	emit_reg_disp(x, R_RSP, -x->word);
+	emit_lookup(x, ti, x->word, true, false);
 	e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
 	e_gs_load(e, T1, GS(tr.temp));
-	e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
-	e_op_mem(e, 0x8d, G_RSP, G_RSP, -1, 0, -8);
+	e_opw_mem(e, x->wide, 0x89, T1, T0, -1, 0, 0);
+	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, -x->word);
 	x->fl_mem = true;
 	return true;
 }
@@ -121,8 +127,8 @@ static bool emit_popf(struct tctx *x, struct tinsn *ti)
 
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RSP, 0);
-	emit_lookup(x, ti, 8, false, false);
-	e_op_mem(e, 0x8b, T0, T0, T1, 0, 0);
+	emit_lookup(x, ti, x->word, false, false);
+	e_opw_mem(e, x->wide, 0x8b, T0, T0, T1, 0, 0);
 	e_gs(e, 0, 0x8b, T1, GS(rflags));
 	e_rr(e, 0x31, T1, T0);
 	E(e, 0x41, 0xf7, 0xc7); /* test r15d, */
@@ -147,7 +153,7 @@ static bool emit_popf(struct tctx *x, struct tinsn *ti)
 	e_rr(e, 0x09, T0, T1);
 	E(e, 0x65, 0x66, 0x89, 0x04, 0x25); /* mov gs:[flags], ax */
 	e4(e, GS(tr.flags));
-	e_op_mem(e, 0x8d, G_RSP, G_RSP, -1, 0, 8);
+	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, x->word);
 	x->fl_mem = true;
 	x->fl_host = false;
 	return true;
@@ -278,8 +284,9 @@ bool system_goes_on(const struct cpu *c, const struct decoded *d)
 	switch (d->i.mnemonic) {
 	case ZYDIS_MNEMONIC_CLI:
 	case ZYDIS_MNEMONIC_STI: return at_cpl0(c);
+	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_POPFQ:
-		return kernel64(c) && d->i.operand_width == 64;
+		return at_cpl0(c) && d->i.operand_width == word_bits(c);
 	default: return false;
 	}
 }
@@ -300,9 +307,11 @@ bool emit_system(struct tctx *x, struct tinsn *ti)
 		flags_spill(x, ti);
 		gs_imm(&x->e, 4, GS(rflags), ~(uint32_t)FL_DF);
 		return true;
+	case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_PUSHFQ:
-		return c->mode == MODE_64 && ti->d.i.operand_width == 64 &&
+		return ti->d.i.operand_width == word_bits(c) &&
 		       emit_pushf(x, ti);
+	case ZYDIS_MNEMONIC_POPFD:
 	case ZYDIS_MNEMONIC_POPFQ:
 		return system_goes_on(c, &ti->d) && emit_popf(x, ti);
 	case ZYDIS_MNEMONIC_SWAPGS: return kernel64(c) && emit_swapgs(x);

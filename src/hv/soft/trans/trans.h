@@ -263,7 +263,7 @@ static inline void flags_spill(struct tctx *x, const struct tinsn *ti)
 /* access.c: false: its address takes the interpreter */
 bool address_fits(const struct tctx *x, const struct tinsn *ti);
 /* T0 = address of the memory operand (flags are lost) */
-void emit_address(struct tctx *x, const struct tinsn *ti,
+void emit_address(struct tctx *x, struct tinsn *ti,
 		  const ZydisDecodedOperand *op);
 /* T0 = address, T1 = clobbered -> T0 = offset in page, T1 = host page */
 void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,

@@ -31,8 +31,11 @@ uint64_t seg_linear_slow(struct cpu *c, unsigned seg, uint64_t off,
 		return off;
 	if (c->mode == MODE_64)
 		return seg == SEG_FS || seg == SEG_GS ? s->base + off : off;
-	if (c->flat && (seg == SEG_DS || seg == SEG_ES || seg == SEG_SS))
+	if (c->flat && (seg == SEG_DS || seg == SEG_ES || seg == SEG_SS)) {
+		if (unlikely(size && (uint32_t)off > -size))
+			x86_fault(c, vec, 0);
 		return (uint32_t)off;
+	}
 	if (is_protected(c)) {
 		if ((a & SEG_A_UNUSABLE) || !(a & SEG_A_P))
 			x86_fault(c, vec, 0);
