@@ -24,11 +24,22 @@ static void null_close(struct block *b)
 {
 }
 
-static void null_submit(struct block *b, struct block_req *req)
+static int null_perform(struct block *b, const struct block_req *req)
 {
 	for (int i = 0; req->op == BLOCK_READ && i < req->iovcnt; i++)
 		memset(req->iov[i].iov_base, 0, req->iov[i].iov_len);
-	req->done(req, 0);
+	return 0;
+}
+
+static void null_submit(struct block *b, struct block_req *req)
+{
+	req->done(req, null_perform(b, req));
+}
+
+static int null_resize(struct block *b, uint64_t size, struct husk_error *err)
+{
+	b->size = size;
+	return 0;
 }
 
 static void null_drain(struct block *b)
@@ -41,5 +52,7 @@ const struct block_ops block_null = {
 	.open = null_open,
 	.close = null_close,
 	.submit = null_submit,
+	.perform = null_perform,
 	.drain = null_drain,
+	.resize = null_resize,
 };

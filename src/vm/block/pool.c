@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pool.c - threads that perform block requests
+ */
+#include "vm/block/store.h"
+
+#include <errno.h>
+#include <signal.h>
+
+static void *pool_thread(void *arg)
+{
+	struct pool *p = arg;
+
+	pthread_mutex_lock(&p->lock);
+	for (;;) {
+		struct block_req *req = p->first;
+		int ret;
+
+		if (!req) {
+			if (p->quit)
+				break;
+			pthread_cond_wait(&p->work, &p->lock);
+			continue;
+		}
+		p->first = req->back;
+		if (!p->first)
+			p->last = &p->first;
+		pthread_mutex_unlock(&p->lock);
+		ret = p->perform(p->arg, req);
+		req->done(req, ret);
+		pthread_mutex_lock(&p->lock);
+		if (!--p->inflight)
+			pthread_cond_broadcast(&p->idle);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return NULL;
+}
+
+void pool_stop(struct pool *p)
+{
+	if (!p->last)
+		return;
+	pthread_mutex_lock(&p->lock);
+	p->quit = true;
+	pthread_cond_broadcast(&p->work);
+	pthread_mutex_unlock(&p->lock);
+	for (unsigned i = 0; i < p->nthreads; i++)
+		pthread_join(p->thread[i], NULL);
+	pthread_cond_destroy(&p->idle);
+	pthread_cond_destroy(&p->work);
+	pthread_mutex_destroy(&p->lock);
+	p->last = NULL;
+}
+
+int pool_start(struct pool *p,
+	       int (*perform)(void *arg, const struct block_req *req),
+	       void *arg)
+{
+	sigset_t all, old;
+	int ret = 0;
+
+	p->perform = perform;
+	p->arg = arg;
+	p->last = &p->first;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->work, NULL);
+	pthread_cond_init(&p->idle, NULL);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	while (!ret && p->nthreads < POOL_THREADS) {
+		ret = pthread_create(&p->thread[p->nthreads], NULL, pool_thread,
+				     p);
+		p->nthreads += !ret;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (ret && !p->nthreads) {
+		pool_stop(p);
+		return -ret;
+	}
+	return 0;
+}
+
+void pool_submit(struct pool *p, struct block_req *req)
+{
+	pthread_mutex_lock(&p->lock);
+	req->back = NULL;
+	/* ->back is the link: a list of void pointers to requests. */
+	*p->last = req;
+	p->last = (struct block_req **)&req->back;
+	p->inflight++;
+	pthread_cond_signal(&p->work);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void pool_drain(struct pool *p)
+{
+	pthread_mutex_lock(&p->lock);
+	while (p->inflight)
+		pthread_cond_wait(&p->idle, &p->lock);
+	pthread_mutex_unlock(&p->lock);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * uring.c - requests of a file through io_uring
+ *
+ * Any thread submits, under the ring's lock; one thread of ours takes what
+ * has completed.  What came back short is finished by perform(), which also
+ * knows the end of the file.
+ */
+#include "vm/block/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/falloc.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "base/bits.h"
+
+enum { ENTRIES = 128, MAX_IOVS = 512 };
+
+/* (i) constant after start   (l) under lock */
+struct uring {
+	struct io_uring ring;
+	struct store *store;  /* (i) */
+	int fd;		      /* (i) */
+	pthread_t thread;     /* (i) */
+	pthread_mutex_t lock; /* of the submission side */
+	pthread_cond_t room;
+	unsigned inflight; /* (l) */
+};
+
+static void complete(struct uring *u, struct block_req *req, int res)
+{
+	bool transfer = req->op == BLOCK_READ || req->op == BLOCK_WRITE;
+
+	/* Short, interrupted, refused: the slow way says what is true. */
+	if (transfer && res >= 0 && (uint64_t)res == req->len) {
+		uint64_t end = req->offset + req->len;
+		uint64_t size = atomic_load(&u->store->size);
+
+		while (req->op == BLOCK_WRITE && size < end &&
+		       !atomic_compare_exchange_weak(&u->store->size, &size,
+						     end)) {
+		}
+		res = 0;
+	} else if (transfer || res) {
+		res = u->store->ops->perform(u->store, req);
+	}
+	req->done(req, res);
+	pthread_mutex_lock(&u->lock);
+	u->inflight--;
+	pthread_cond_broadcast(&u->room);
+	pthread_mutex_unlock(&u->lock);
+}
+
+static void *uring_thread(void *arg)
+{
+	struct uring *u = arg;
+	struct io_uring_cqe *cqe;
+
+	for (;;) {
+		struct block_req *req;
+		int res = io_uring_wait_cqe(&u->ring, &cqe);
+
+		if (res)
+			continue;
+		req = io_uring_cqe_get_data(cqe);
+		res = cqe->res;
+		io_uring_cqe_seen(&u->ring, cqe);
+		if (!req)
+			return NULL;
+		complete(u, req, res);
+	}
+}
+
+struct uring *uring_start(int fd, struct store *s)
+{
+	struct uring *u = calloc(1, sizeof(*u));
+	struct io_uring_probe *probe;
+	sigset_t all, old;
+	bool able;
+	int ret;
+
+	if (!u)
+		return NULL;
+	u->fd = fd;
+	u->store = s;
+	if (io_uring_queue_init(ENTRIES, &u->ring, 0)) {
+		free(u);
+		return NULL;
+	}
+	probe = io_uring_get_probe_ring(&u->ring);
+	able = probe && io_uring_opcode_supported(probe, IORING_OP_READV) &&
+	       io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
+	io_uring_free_probe(probe);
+	pthread_mutex_init(&u->lock, NULL);
+	pthread_cond_init(&u->room, NULL);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = able ? pthread_create(&u->thread, NULL, uring_thread, u) : -1;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!ret)
+		return u;
+	io_uring_queue_exit(&u->ring);
+	pthread_cond_destroy(&u->room);
+	pthread_mutex_destroy(&u->lock);
+	free(u);
+	return NULL;
+}
+
+void uring_drain(struct uring *u)
+{
+	pthread_mutex_lock(&u->lock);
+	while (u->inflight)
+		pthread_cond_wait(&u->room, &u->lock);
+	pthread_mutex_unlock(&u->lock);
+}
+
+/* An empty request is the sign for the thread to end. */
+void uring_stop(struct uring *u)
+{
+	struct io_uring_sqe *sqe;
+
+	uring_drain(u);
+	pthread_mutex_lock(&u->lock);
+	sqe = io_uring_get_sqe(&u->ring);
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data(sqe, NULL);
+	while (io_uring_submit(&u->ring) < 0) {
+	}
+	pthread_mutex_unlock(&u->lock);
+	pthread_join(u->thread, NULL);
+	io_uring_queue_exit(&u->ring);
+	pthread_cond_destroy(&u->room);
+	pthread_mutex_destroy(&u->lock);
+	free(u);
+}
+
+bool uring_submit(struct uring *u, struct block_req *req)
+{
+	struct io_uring_sqe *sqe;
+	int ret;
+
+	if ((req->op != BLOCK_READ && req->op != BLOCK_WRITE) ||
+	    req->iovcnt > MAX_IOVS)
+		return false;
+	pthread_mutex_lock(&u->lock);
+	/* Full: the pool takes what is too much, so nobody waits here. */
+	sqe = u->inflight < ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
+	if (!sqe) {
+		pthread_mutex_unlock(&u->lock);
+		return false;
+	}
+	if (req->op == BLOCK_READ)
+		io_uring_prep_readv(sqe, u->fd, req->iov, req->iovcnt,
+				    req->offset);
+	else
+		io_uring_prep_writev(sqe, u->fd, req->iov, req->iovcnt,
+				     req->offset);
+	io_uring_sqe_set_data(sqe, req);
+	u->inflight++;
+	do {
+		ret = io_uring_submit(&u->ring);
+	} while (ret == -EINTR || ret == -EAGAIN || ret == -EBUSY);
+	pthread_mutex_unlock(&u->lock);
+	return true;
+}
