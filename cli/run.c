@@ -25,7 +25,9 @@ static const char help[] =
 	"  --cpus N              vCPUs, 1 to 64 (default 1)\n"
 	"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
 	"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
-	"  --disk FILE[,readonly]  a raw image or block device; may be repeated\n"
+	"  --disk FILE[,readonly][,format=raw|qcow2][,cache=cached|direct]\n"
+	"       [,sync=full|data|none][,serial=TEXT][,KEY=VALUE...]\n"
+	"                        a disk image or block device; may be repeated\n"
 	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk,\n"
 	"                        virtio-net\n"
 	"  --net shared|tap=NAME|unix=PATH|fd=N|none[,...]\n"
@@ -80,18 +82,6 @@ static int parse_size(const char *text, uint64_t *out)
 		return -EINVAL;
 	*out = v << shift;
 	return 0;
-}
-
-static int add_disk(struct vm_config *cfg, const char *arg)
-{
-	const char *comma = strrchr(arg, ',');
-	bool readonly = comma && !strcmp(comma, ",readonly");
-	char *path =
-		strndup(arg, readonly ? (size_t)(comma - arg) : strlen(arg));
-	int ret = path ? vm_config_add_disk(cfg, path, readonly) : -ENOMEM;
-
-	free(path);
-	return ret;
 }
 
 /* What --net left to us, and the forwards, which may stand before it. */
@@ -182,8 +172,8 @@ static int parse(struct session *s, int argc, char **argv)
 			vm_config_set_memory(s->cfg, size);
 			break;
 		case 'd':
-			if (add_disk(s->cfg, optarg)) {
-				complain("--disk %s: too many disks", optarg);
+			if (vm_config_add_disk_spec(s->cfg, optarg, &err)) {
+				complain("%s", err.text);
 				return EXIT_USAGE;
 			}
 			break;

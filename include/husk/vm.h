@@ -53,8 +53,17 @@ uint64_t vm_config_memory(const struct vm_config *cfg);
 /* A raw image file or a block device, as the next virtio disk. */
 int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
 /*
+ * As "FILE,key=value,...".  Keys: readonly, format=raw|qcow2 (otherwise the
+ * suffix .qcow2 says it, all else is raw), base=FILE in place of the base that
+ * a qcow2 image names, snapshot=NAME (readonly), serial=TEXT,
+ * cache=cached|direct, sync=full|data|none, aio=auto|uring|threads,
+ * sector=512|4096, queues=1 to 8.  For tests fault=WORDS.
+ */
+int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
+			    struct husk_error *err);
+/*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
- * pc-testdev, virtio-rng, virtio-blk,file=PATH[,readonly][,serial=TEXT],
+ * pc-testdev, virtio-rng, virtio-blk,file=PATH and the keys of a disk,
  * virtio-net,nat|fd=N|type=unixstream,path=PATH[,mac=MAC].
  */
 int vm_config_add_device(struct vm_config *cfg, const char *spec,

@@ -61,6 +61,7 @@ struct block_config {
 	enum block_cache cache;
 	enum block_sync sync;
 	enum block_aio aio;
+	unsigned sector; /* 512, 4096; 0: 512 */
 	uint64_t size; /* of null, which has no file */
 	bool no_base;  /* do not open what the image stands on */
 	/* Tests: the bytes, in place of path; the block closes it. */

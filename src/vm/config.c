@@ -33,10 +33,8 @@ void vm_config_destroy(struct vm_config *cfg)
 {
 	if (!cfg)
 		return;
-	for (unsigned i = 0; i < cfg->ndisks; i++) {
-		free(cfg->disk[i].path);
-		free(cfg->disk[i].serial);
-	}
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		disk_config_finish(&cfg->disk[i]);
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		net_config_finish(&cfg->net[i]);
 	free(cfg->kernel);
@@ -153,58 +151,6 @@ void vm_config_set_log(struct vm_config *cfg,
 
 /* -- devices -------------------------------------------------------------- */
 
-static int add_disk(struct vm_config *cfg, const char *path, const char *serial,
-		    bool readonly)
-{
-	struct disk_config *d = &cfg->disk[cfg->ndisks];
-
-	if (cfg->ndisks == MAX_DISKS)
-		return -E2BIG;
-	if (set_string(&d->path, path) || set_string(&d->serial, serial)) {
-		set_string(&d->path, NULL);
-		return -ENOMEM;
-	}
-	d->readonly = readonly;
-	cfg->ndisks++;
-	return 0;
-}
-
-int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly)
-{
-	return add_disk(cfg, path, NULL, readonly);
-}
-
-static int add_blk(struct vm_config *cfg, char *options, const char *spec,
-		   struct husk_error *err)
-{
-	const char *file = NULL, *serial = NULL;
-	bool readonly = false;
-	char *save, *o;
-	int ret;
-
-	for (o = strtok_r(options, ",", &save); o;
-	     o = strtok_r(NULL, ",", &save)) {
-		if (!strncmp(o, "file=", 5))
-			file = o + 5;
-		else if (!strncmp(o, "serial=", 7))
-			serial = o + 7;
-		else if (!strcmp(o, "readonly") || !strcmp(o, "readonly=on"))
-			readonly = true;
-		else
-			return error_set(
-				err, -EINVAL,
-				"device %s: virtio-blk has no option \"%s\"",
-				spec, o);
-	}
-	if (!file || !*file)
-		return error_set(err, -EINVAL,
-				 "device %s: file=PATH is missing", spec);
-	ret = add_disk(cfg, file, serial, readonly);
-	if (ret)
-		return error_errno(err, ret, "device %s", spec);
-	return 0;
-}
-
 int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err)
 {
@@ -218,8 +164,8 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		*options++ = 0;
 
 	if (!strcmp(copy, "virtio-blk"))
-		ret = add_blk(cfg, options ? options : copy + strlen(copy),
-			      spec, err);
+		ret = config_add_virtio_blk(cfg, options ? options : "", spec,
+					    err);
 	else if (!strcmp(copy, "virtio-net"))
 		ret = config_add_virtio_net(
 			cfg, options ? options : copy + strlen(copy), spec,

@@ -10,15 +10,28 @@
 
 #include "husk/hv.h"
 #include "husk/vm.h"
+#include "vm/block.h"
 #include "vm/device.h"
 
 enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
 
+struct vm_config;
+
+/* Strings other than path may be NULL, numbers 0. */
 struct disk_config {
-	char *path;
-	char *serial; /* may be NULL */
+	char *path, *serial, *format, *base, *snapshot, *fault;
 	bool readonly;
+	enum block_cache cache;
+	enum block_sync sync;
+	enum block_aio aio;
+	unsigned sector, queues;
 };
+
+/* config_disk.c */
+void disk_config_finish(struct disk_config *d);
+struct block_config disk_block_config(const struct disk_config *d);
+int config_add_virtio_blk(struct vm_config *cfg, const char *options,
+			  const char *spec, struct husk_error *err);
 
 enum { MAX_NETS = 8, MAX_FORWARDS = 64 };
 
@@ -34,7 +47,6 @@ struct net_config {
 	unsigned nforwards;
 };
 void net_config_finish(struct net_config *n);
-struct vm_config;
 int config_add_virtio_net(struct vm_config *cfg, char *options,
 			  const char *spec, struct husk_error *err);
 

@@ -138,8 +138,11 @@ struct block;
 struct virtio_blk_arg {
 	struct block *block;
 	const char *serial; /* at most 20 bytes count; NULL: none */
+	unsigned queues;    /* 1 to 8; 0: 1 */
 };
 extern const struct virtio_class virtio_blk_class;
+/* The disk grows, and the driver is told.  Any thread but the device's. */
+int virtio_blk_resize(struct dev *dev, uint64_t size, struct husk_error *err);
 
 struct virtio_console_arg {
 	/* Bytes from the guest; on the device's thread. */

@@ -185,6 +185,63 @@ static void disk_works(void **state)
 	unlink(path);
 }
 
+static uint64_t capacity(void)
+{
+	return virtio_pci_read(m.v, VPCI_DEVICE, 8);
+}
+
+/* Requests on the last queue are answered there; the disk grows in use. */
+static void disk_has_queues_and_grows(void **state)
+{
+	char path[] = "/tmp/test_virtio.XXXXXX";
+	struct virtio_blk_arg arg = { .queues = 8 };
+	struct block_config cfg = { .path = path, .sector = 4096 };
+	struct husk_error err;
+	int fd = mkstemp(path);
+	uint8_t *p = m.mem.bytes + MOCK_DATA;
+	uint64_t sector = 8;
+	unsigned before;
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 65536 + 512), 0);
+	assert_null(block_open_config(&cfg, &err));
+	assert_non_null(strstr(err.text, "multiple of 4096"));
+	assert_int_equal(ftruncate(fd, 65536), 0);
+	arg.block = block_open_config(&cfg, &err);
+	assert_non_null(arg.block);
+	assert_true(mock_create(&m, &virtio_blk_class, &arg));
+	assert_int_equal(virtio_pci_read(m.v, VPCI_DEVICE + 34, 2), 8);
+	assert_int_equal(virtio_pci_read(m.v, VPCI_DEVICE + 20, 4), 4096);
+	mock_start(&m, BIT(9) | BIT(12));
+	memset(p, 0, 16);
+	p[0] = 1;
+	memcpy(p + 8, &sector, 8);
+	mock_desc(&m, 7, 0, MOCK_DATA, 16, DESC_NEXT, 1);
+	mock_desc(&m, 7, 1, MOCK_DATA + 4096, 4096, DESC_NEXT, 2);
+	mock_desc(&m, 7, 2, MOCK_DATA + 16, 1, DESC_WRITE, 0);
+	memset(p + 4096, 0x77, 4096);
+	p[16] = 0xee;
+	mock_post(&m, 7, 0);
+	assert_true(mock_wait(&m, 7, 1));
+	assert_int_equal(p[16], 0);
+	assert_int_equal(mock_used(&m, 0), 0);
+	assert_int_equal(request(0, 8, 4096, true), 0);
+	assert_int_equal(request(0, 1, 4096, true), 1); /* not aligned */
+	assert_int_equal(request(0, 128, 4096, true), 1);
+	assert_int_equal(capacity(), 128);
+	before = virtio_pci_read(m.v, VPCI_COMMON + 21, 1);
+	assert_int_not_equal(virtio_blk_resize(m.dev, 4096, &err), 0);
+	assert_int_not_equal(virtio_blk_resize(m.dev, 65536 + 512, &err), 0);
+	assert_int_equal(virtio_blk_resize(m.dev, 1 << 20, &err), 0);
+	assert_int_equal(capacity(), 2048);
+	assert_int_not_equal(virtio_pci_read(m.v, VPCI_COMMON + 21, 1), before);
+	assert_int_equal(request(0, 128, 4096, true), 0);
+	mock_destroy(&m);
+	block_close(arg.block);
+	close(fd);
+	unlink(path);
+}
+
 static void state_round_trip(void **state)
 {
 	struct state *w, *r;
@@ -226,6 +283,7 @@ int main(void)
 		cmocka_unit_test(indirect_and_event_idx),
 		cmocka_unit_test(console_talks),
 		cmocka_unit_test(disk_works),
+		cmocka_unit_test(disk_has_queues_and_grows),
 		cmocka_unit_test(state_round_trip),
 	};
 

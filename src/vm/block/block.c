@@ -105,6 +105,15 @@ static struct block *open_with(const struct block_ops *ops,
 		free(b);
 		return NULL;
 	}
+	if (cfg->sector)
+		b->sector = cfg->sector;
+	if (b->size % b->sector) {
+		error_set(err, -EINVAL,
+			  "%s: its size is not a multiple of %u bytes",
+			  cfg->path, b->sector);
+		block_close(b);
+		return NULL;
+	}
 	return b;
 }
 

@@ -80,10 +80,14 @@ static int add_disks(struct vm *vm, const struct vm_config *cfg,
 {
 	for (unsigned i = 0; i < cfg->ndisks; i++) {
 		const struct disk_config *d = &cfg->disk[i];
-		struct virtio_blk_arg arg = { .serial = d->serial };
+		struct block_config block = disk_block_config(d);
+		struct virtio_blk_arg arg = {
+			.serial = d->serial,
+			.queues = d->queues ? d->queues : MIN(cfg->cpus, 8),
+		};
 		char id[16];
 
-		arg.block = block_open(d->path, d->readonly, err);
+		arg.block = block_open_config(&block, err);
 		if (!arg.block)
 			return err && err->code ? err->code : -EIO;
 		vm->block[vm->nblocks++] = arg.block;

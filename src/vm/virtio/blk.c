@@ -18,6 +18,8 @@
 #define F_RO	       BIT(5)
 #define F_BLK_SIZE     BIT(6)
 #define F_FLUSH	       BIT(9)
+#define F_TOPOLOGY     BIT(10)
+#define F_MQ	       BIT(12)
 #define F_DISCARD      BIT(13)
 #define F_WRITE_ZEROES BIT(14)
 
@@ -32,6 +34,7 @@ enum {
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 
 enum {
+	QUEUES = 8,    /* at most; the argument says how many are offered */
 	SEG_MAX = 126, /* + header and status: half a queue */
 	PIECES = SEG_MAX + 2,
 	REQUESTS = 128,	     /* in flight; the rest waits in the queue */
@@ -53,6 +56,7 @@ struct blk;
 struct blk_req {
 	struct block_req req;
 	struct blk *blk;
+	struct virtq *q; /* that it came from */
 	struct blk_req *next;
 	int err;
 	uint32_t written; /* bytes of data, on success */
@@ -67,6 +71,7 @@ struct blk_req {
 struct blk {
 	struct virtio v;
 	struct block *block;	     /* (i) */
+	unsigned queues;	     /* (i) offered to the driver */
 	char serial[ID_SIZE];	     /* (i) */
 	struct blk_req *reqs, *free; /* (i), (v) */
 	unsigned inflight;	     /* (v) */
@@ -86,8 +91,7 @@ static void answer(struct blk_req *r, uint8_t status)
 	struct blk *blk = r->blk;
 
 	*r->status = status;
-	virtq_push(blk->v.queue[0], &r->chain,
-		   status == S_OK ? r->written + 1 : 1);
+	virtq_push(r->q, &r->chain, status == S_OK ? r->written + 1 : 1);
 	r->next = blk->free;
 	blk->free = r;
 }
@@ -258,7 +262,7 @@ static int begin(struct blk_req *r, const struct header *h, unsigned nout,
 }
 
 /* data: what the device reads or, for IN and GET_ID, what it writes. */
-static int handle(struct blk *blk, struct blk_req *r,
+static int handle(struct blk *blk, struct virtq *q, struct blk_req *r,
 		  const struct virtq_chain *chain)
 {
 	unsigned nw = chain->nwritable, nr = chain->nreadable;
@@ -271,6 +275,7 @@ static int handle(struct blk *blk, struct blk_req *r,
 				     nw);
 	memset(&r->req, 0, sizeof(r->req));
 	r->blk = blk;
+	r->q = q;
 	r->written = 0;
 	memcpy(r->writable, chain->writable, nw * sizeof(r->writable[0]));
 	memcpy(r->gpa, chain->writable_gpa, nw * sizeof(r->gpa[0]));
@@ -305,7 +310,7 @@ static void blk_kick(struct virtio *v, struct virtq *q)
 		struct blk_req *r = blk->free;
 
 		blk->free = r->next;
-		if (handle(blk, r, &chain)) {
+		if (handle(blk, q, r, &chain)) {
 			r->next = blk->free;
 			blk->free = r;
 			break;
@@ -317,20 +322,25 @@ static void blk_kick(struct virtio *v, struct virtq *q)
 static void blk_work(struct virtio *v)
 {
 	finish_done(to_blk(v));
-	/* There is room again for what kick may have left in the queue. */
-	blk_kick(v, v->queue[0]);
+	/* There is room again for what kick may have left in the queues. */
+	for (unsigned i = 0; i < QUEUES; i++)
+		blk_kick(v, v->queue[i]);
 }
 
-static void blk_stop(struct virtio *v)
+static void drain_locked(struct blk *blk)
 {
-	struct blk *blk = to_blk(v);
-
 	/* Twice when a write without FLUSH becomes a flush. */
 	while (blk->inflight) {
 		block_drain(blk->block);
 		finish_done(blk);
 	}
-	virtq_flush(v->queue[0]);
+	for (unsigned i = 0; i < QUEUES; i++)
+		virtq_flush(blk->v.queue[i]);
+}
+
+static void blk_stop(struct virtio *v)
+{
+	drain_locked(to_blk(v));
 }
 
 /* -- birth and death ------------------------------------------------------ */
@@ -347,6 +357,10 @@ static void fill_config(const struct blk *blk, uint8_t *config)
 	memcpy(config, &capacity, 8);
 	put32(config, 12, SEG_MAX);
 	put32(config, 20, blk->block->sector);
+	/* Topology: partitions and file systems are to be aligned to 4 KiB. */
+	config[24] = blk->block->sector == 512 ? 3 : 0;
+	memcpy(config + 26, &(uint16_t){ 4096 / blk->block->sector }, 2);
+	memcpy(config + 34, &(uint16_t){ (uint16_t)blk->queues }, 2);
 	if (blk->block->readonly)
 		return;
 	put32(config, 36, MAX_RANGE); /* discard */
@@ -368,7 +382,9 @@ static int blk_init(struct dev *dev, const void *arg, struct husk_error *err)
 	blk->block = a->block;
 	if (a->serial)
 		memcpy(blk->serial, a->serial, strnlen(a->serial, ID_SIZE));
-	blk->v.offered = F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
+	blk->queues = a->queues ? MIN(a->queues, QUEUES) : 1;
+	blk->v.offered = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY |
+			 (blk->queues > 1 ? F_MQ : 0);
 	if (blk->block->readonly)
 		blk->v.offered |= F_RO;
 	else
@@ -401,6 +417,33 @@ static void blk_finish(struct dev *dev)
 	free(blk->reqs);
 }
 
+int virtio_blk_resize(struct dev *dev, uint64_t size, struct husk_error *err)
+{
+	struct blk *blk = to_blk(to_virtio(dev));
+	int ret = 0;
+
+	pthread_mutex_lock(&dev->lock);
+	if (size < blk->block->size)
+		ret = error_set(err, -EINVAL, "%s: a disk in use can only grow",
+				dev->id);
+	else if (size % blk->block->sector)
+		ret = error_set(err, -EINVAL,
+				"%s: the size has to be a multiple of %u",
+				dev->id, blk->block->sector);
+	if (!ret) {
+		drain_locked(blk);
+		ret = block_resize(blk->block, size, err);
+	}
+	if (!ret)
+		fill_config(blk, blk->v.config);
+	/* There is room again. */
+	virtio_wake(&blk->v);
+	pthread_mutex_unlock(&dev->lock);
+	if (!ret)
+		virtio_config_changed(&blk->v);
+	return ret;
+}
+
 /* The driver knows the saved size: another disk would be a surprise. */
 static int blk_check(struct dev *dev)
 {
@@ -419,7 +462,7 @@ const struct virtio_class virtio_blk_class = {
 	.dev = {
 		.name	= "virtio-blk",
 		.size	= sizeof(struct blk),
-		.version = 1,
+		.version = 2,
 		.init	= blk_init,
 		.finish	= blk_finish,
 		.reset	= virtio_reset,
@@ -429,7 +472,7 @@ const struct virtio_class virtio_blk_class = {
 		.check	= blk_check,
 	},
 	.id	= VIRTIO_ID_BLK,
-	.nqueues = 1,
+	.nqueues = QUEUES,
 	.config_size = 60,
 	.pci_class = 0x010000,
 	.stop	= blk_stop,
