@@ -1148,9 +1148,9 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	uint64_t cr2 = (uint64_t)m->gregs[REG_CR2];
 	struct event *e;
 
-	/* AC is the program's here, and nothing in C is aligned for it. */
+	/* AC, NT and ID are the last program's here; no signal resets them. */
 	__builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() &
-				       ~0x40000ull);
+				       ~0x244000ull);
 	if (phase == RUNNING)
 		fs_put();
 	if (sig == SIGALRM) {
