@@ -118,6 +118,12 @@ int forward_open_locked(struct vmnet *net, const struct forward *f)
 	return 0;
 }
 
+void forward_close_locked(struct vmnet *net, const struct forward *f)
+{
+	slirp_remove_hostxfwd(net->slirp, (const void *)&f->host,
+			      len_of(&f->host), f->udp ? SLIRP_HOSTFWD_UDP : 0);
+}
+
 int vmnet_forward_add(struct vmnet *net, const char *spec,
 		      struct husk_error *err)
 {
@@ -161,9 +167,7 @@ int vmnet_forward_del(struct vmnet *net, const char *spec,
 	found = *at;
 	if (found) {
 		*at = found->next;
-		slirp_remove_hostxfwd(net->slirp, (const void *)&f.host,
-				      len_of(&f.host),
-				      f.udp ? SLIRP_HOSTFWD_UDP : 0);
+		forward_close_locked(net, &f);
 		nat_wake_locked(net);
 	}
 	pthread_mutex_unlock(&net->lock);

@@ -263,10 +263,18 @@ static int start_thread(struct vmnet *net)
 	return -ret;
 }
 
+/* The stack would leave sockets that listen open. */
+static void end_stack(struct vmnet *net)
+{
+	for (struct forward *f = net->forwards; f; f = f->next)
+		forward_close_locked(net, f);
+	slirp_cleanup(net->slirp);
+}
+
 static void free_network(struct vmnet *net)
 {
 	if (net->slirp)
-		slirp_cleanup(net->slirp);
+		end_stack(net);
 	while (net->forwards) {
 		struct forward *f = net->forwards;
 
@@ -349,7 +357,7 @@ int vmnet_reset(struct vmnet *net)
 		pthread_mutex_unlock(&net->lock);
 		return -ENOMEM;
 	}
-	slirp_cleanup(net->slirp);
+	end_stack(net);
 	net->slirp = fresh;
 	net->nfds = 0;
 	for (struct forward *f = net->forwards; f; f = f->next) {

@@ -44,6 +44,7 @@ struct forward {
 int forward_parse(const char *spec, struct forward *f, struct husk_error *err);
 /* With net->lock held. */
 int forward_open_locked(struct vmnet *net, const struct forward *f);
+void forward_close_locked(struct vmnet *net, const struct forward *f);
 
 /* -- the NAT (nat.c) ------------------------------------------------------ */
 
