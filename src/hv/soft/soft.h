@@ -300,7 +300,12 @@ struct park {
  * at address 0 has one too, so 0 is no identity; guest-physical addresses of
  * XTAB_GPA_BITS fit.
  */
-enum { XTAB_SIZE = TLB_SIZE, XTAB_GPA_BITS = 39, ITAB_SIZE = 4096, MAX_STALE = 64 };
+enum {
+	XTAB_SIZE = TLB_SIZE,
+	XTAB_GPA_BITS = 39,
+	ITAB_SIZE = 4096,
+	MAX_STALE = 64
+};
 
 static inline uint64_t xtab_id(uint64_t lin, uint64_t gpa)
 {
@@ -484,6 +489,7 @@ struct cpu {
 	struct {
 		struct cpu *self;
 		uint64_t resume, target, temp;
+		uint64_t group[16]; /* trans/group.c */
 		uint32_t site, host_mxcsr;
 		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
 		/* Pairs: the thunks look at both of one at once. */

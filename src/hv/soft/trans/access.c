@@ -56,10 +56,11 @@ void emit_lea(struct tctx *x, const struct tinsn *ti,
 	struct emit *e = &x->e;
 	int base = -1, index = -1;
 	unsigned scale = 0;
-	int32_t disp = (int32_t)disp_of(op);
+	int32_t disp = (int32_t)disp_of(op) + x->lower;
 
 	if (is_rip(op)) {
-		uint64_t a = ti->rip + ti->d.i.length + (uint64_t)disp_of(op);
+		uint64_t a = ti->rip + ti->d.i.length +
+			     (uint64_t)(disp_of(op) + x->lower);
 
 		e_imm(e, to,
 		      wide && op->mem.base == ZYDIS_REGISTER_RIP ? a
@@ -141,4 +142,14 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 		cold_add(x, e_jcc(e, CC_A), insn_site(x, ti));
 	}
 	e_gs_base(e, 0x8b, T1, T1, table + TLB_HOST);
+}
+
+struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write)
+{
+	if (group_serves(x, ti))
+		return (struct spot){ T1, -1, group_reach(x, ti, NULL, disp) };
+	flags_spill(x, ti);
+	emit_reg_disp(x, R_RSP, disp);
+	emit_lookup(x, ti, x->word, write, false);
+	return (struct spot){ T0, T1, 0 };
 }

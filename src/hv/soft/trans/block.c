@@ -12,7 +12,7 @@
  */
 #include "hv/soft/trans/trans.h"
 
-enum { LOOK_AHEAD = 8 };
+enum { LOOK_AHEAD = 20 };
 
 /* -- flags ---------------------------------------------------------------- */
 
@@ -353,16 +353,41 @@ static void emit_interp(struct tctx *x, struct tinsn *ti, bool ends)
 	x->fl_host = x->fl_mem = true;
 }
 
-static void emit_body(struct tctx *x, bool goes_on)
+static bool is_punt(const struct tctx *x, const struct tinsn *ti)
 {
-	struct trans *t = x->t;
+	return x->t->site[ti->site].punt;
+}
+
+/*
+ * Where an instruction goes on that went to C.  Once a group is open that is
+ * the second version, which checks each access.
+ */
+static void set_resume(struct tctx *x, const struct tinsn *ti)
+{
+	if (!x->fast || is_punt(x, ti) || !x->any_open)
+		x->t->site[ti->site].resume = x->e.p;
+}
+
+static void emit_version(struct tctx *x, unsigned from, bool goes_on)
+{
+	const struct tinsn *last = &x->ti[x->n - 1];
 	bool ends = false;
 
-	for (unsigned n = 0; n < x->n && !ends; n++) {
+	for (unsigned n = from; n < x->n && !ends; n++) {
 		struct tinsn *ti = &x->ti[n];
 		bool ender =
 			ti->in.flags & IN_ENDS && !system_goes_on(x->c, &ti->d);
 
+		if (x->fast) {
+			ti->start_host = x->fl_host;
+			ti->start_mem = x->fl_mem;
+			ti->start_mmu = (uint8_t)x->mmu;
+		} else {
+			ti->alone = x->e.p;
+			ti->alone_host = x->fl_host;
+			if (ti->site >= 0 && is_punt(x, ti))
+				ti->site = -1;
+		}
 		if (ender && plain_branch(&ti->d.i) &&
 		    emit_flow(x, ti, &ends)) {
 			/* done */
@@ -372,14 +397,45 @@ static void emit_body(struct tctx *x, bool goes_on)
 			ti->site = -1; /* never resumes */
 		} else if (!emit_insn(x, ti)) {
 			emit_interp(x, ti, false);
+			group_close(x);
 		}
 		if (ti->site >= 0 && !ends)
-			t->site[ti->site].resume = x->e.p;
+			set_resume(x, ti);
 	}
 	if (!ends)
-		emit_exit(x,
-			  wrap(x, x->ti[x->n - 1].rip + x->ti[x->n - 1].in.len),
-			  goes_on ? x->ti[x->n - 1].live_out : FL_ARITH, -1);
+		emit_exit(x, wrap(x, last->rip + last->in.len),
+			  goes_on ? last->live_out : FL_ARITH, -1);
+}
+
+/* From the check of a group that failed to the second version. */
+static void emit_misses(struct tctx *x)
+{
+	for (unsigned n = 0; n < x->nmiss; n++) {
+		const struct tinsn *ti = x->miss[n].ti;
+
+		e_aim(x->miss[n].at, x->e.p);
+		if (ti->live_in && ti->alone_host)
+			flags_restore(x);
+		e_jmp_to(&x->e, ti->alone);
+	}
+}
+
+static void emit_body(struct tctx *x, bool goes_on)
+{
+	const struct tinsn *from;
+
+	group_plan(x);
+	x->fast = true;
+	emit_version(x, 0, goes_on);
+	x->fast = false;
+	if (!x->any_open || x->e.full)
+		return;
+	from = x->slow_from;
+	x->fl_host = from->start_host;
+	x->fl_mem = from->start_mem;
+	ctx_mmu(x, from->start_mmu);
+	emit_version(x, (unsigned)(from - x->ti), goes_on);
+	emit_misses(x);
 }
 
 /* Unless the byte at loaded says that they are there. */

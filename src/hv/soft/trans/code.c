@@ -381,7 +381,7 @@ static bool room(const struct trans *t)
 {
 	return t->used + CODE_ROOM <= CODE_SIZE &&
 	       t->nsites + MAX_COLD + 2 <= MAX_SITES &&
-	       t->ninsns + TRANS_INSNS <= MAX_TINSNS &&
+	       t->ninsns + 2 * TRANS_INSNS <= MAX_TINSNS &&
 	       t->nblocks < MAX_TBLOCKS;
 }
 

@@ -56,16 +56,17 @@ static void push_return(struct tctx *x, struct tinsn *ti)
 {
 	uint64_t ret = ti->rip + ti->d.i.length;
 	struct emit *e = &x->e;
+	struct spot s;
 
-	emit_reg_disp(x, R_RSP, -x->word);
-	emit_lookup(x, ti, x->word, true, false);
+	s = stack_spot(x, ti, -x->word, true);
 	if (!x->wide || ret == (uint64_t)(int64_t)(int32_t)ret) {
-		e_opw_mem(e, x->wide, 0xc7, 0, T0, T1, 0, 0);
+		e_opw_mem(e, x->wide, 0xc7, 0, s.base, s.index, 0, s.disp);
 		e4(e, (uint32_t)ret);
 	} else {
-		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
-		e_imm(e, T1, ret);
-		e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
+		if (s.index >= 0)
+			e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
+		e_imm(e, T0, ret);
+		e_op_mem(e, 0x89, T0, T1, -1, 0, s.disp);
 	}
 	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, -x->word);
 }
@@ -106,14 +107,14 @@ static bool emit_ret(struct tctx *x, struct tinsn *ti)
 	uint32_t drop = ti->d.i.raw.imm[0].size
 				? (uint32_t)ti->d.i.raw.imm[0].value.u
 				: 0;
+	struct spot s;
 
 	if (drop > 0x7ff0)
 		return false;
 	flags_spill(x, ti);
-	emit_reg_disp(x, R_RSP, 0);
 	drop += x->word;
-	emit_lookup(x, ti, x->word, false, false);
-	e_opw_mem(&x->e, x->wide, 0x8b, T0, T0, T1, 0, 0);
+	s = stack_spot(x, ti, 0, false);
+	e_opw_mem(&x->e, x->wide, 0x8b, T0, s.base, s.index, 0, s.disp);
 	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, (int32_t)drop);
 	emit_indirect(x, ti, (int16_t) - (int)drop);
 	return true;

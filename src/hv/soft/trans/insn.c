@@ -322,7 +322,8 @@ static bool take_short(struct enc *k, const struct tinsn *ti)
 struct place {
 	unsigned reg, rm, v;
 	int base, index; /* of the memory operand */
-	bool plain;	 /* no REX may be written */
+	int32_t disp;
+	bool plain; /* no REX may be written */
 };
 
 static bool byte_needs_rex(const struct field *f, unsigned host)
@@ -365,7 +366,7 @@ static void put(struct emit *e, const struct enc *k, const struct place *p)
 		e_bytes(e, k->op, k->nop);
 	}
 	if (k->mem)
-		e_mem(e, p->reg, p->base, p->index, 0, 0);
+		e_mem(e, p->reg, p->base, p->index, 0, p->disp);
 	else
 		e1(e, (uint8_t)(0xc0 | (p->reg & 7) << 3 | (p->rm & 7)));
 	e_bytes(e, k->imm, k->nimm);
@@ -426,8 +427,11 @@ static bool put_high(struct tctx *x, struct tinsn *ti, struct enc *k, bool need)
 	return true;
 }
 
-static unsigned alignment(const struct tinsn *ti, const struct enc *k)
+unsigned operand_alignment(const struct tinsn *ti,
+			   const ZydisDecodedOperand *op)
 {
+	bool vex = ti->d.i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+
 	switch (ti->d.i.mnemonic) {
 	case ZYDIS_MNEMONIC_VMOVAPS:
 	case ZYDIS_MNEMONIC_VMOVAPD:
@@ -435,13 +439,13 @@ static unsigned alignment(const struct tinsn *ti, const struct enc *k)
 	case ZYDIS_MNEMONIC_VMOVNTPS:
 	case ZYDIS_MNEMONIC_VMOVNTPD:
 	case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA: return k->mop->size / 8;
+	case ZYDIS_MNEMONIC_VMOVNTDQA: return op->size / 8;
 	case ZYDIS_MNEMONIC_MOVUPS:
 	case ZYDIS_MNEMONIC_MOVUPD:
 	case ZYDIS_MNEMONIC_MOVDQU:
 	case ZYDIS_MNEMONIC_LDDQU: return 0;
 	case ZYDIS_MNEMONIC_CMPXCHG16B: return 16;
-	default: return ti->vec && !k->vex && k->mop->size == 128 ? 16 : 0;
+	default: return ti->vec && !vex && op->size == 128 ? 16 : 0;
 	}
 }
 
@@ -449,9 +453,15 @@ static unsigned alignment(const struct tinsn *ti, const struct enc *k)
 static void reach(struct tctx *x, struct tinsn *ti, const struct enc *k,
 		  struct place *p, bool one_register)
 {
-	unsigned size = k->mop->size / 8, align = alignment(ti, k);
+	unsigned size = k->mop->size / 8;
+	unsigned align = operand_alignment(ti, k->mop);
 	bool wr = k->mop->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
+	if (group_serves(x, ti)) {
+		p->disp = group_reach(x, ti, k->mop, 0);
+		p->base = T1;
+		return;
+	}
 	flags_spill(x, ti);
 	emit_address(x, ti, k->mop);
 	emit_lookup(x, ti, size, wr, align != 0);
@@ -679,13 +689,6 @@ static bool emit_div(struct tctx *x, struct tinsn *ti)
 
 /* -- stack ---------------------------------------------------------------- */
 
-/* T0 + T1 is the host address of the new top; push what from puts there. */
-static void stack_room(struct tctx *x, struct tinsn *ti)
-{
-	emit_reg_disp(x, R_RSP, -x->word);
-	emit_lookup(x, ti, x->word, true, false);
-}
-
 static void stack_move(struct tctx *x, int n)
 {
 	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, n);
@@ -701,6 +704,7 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 {
 	const ZydisDecodedOperand *op = &ti->d.op[0];
 	struct emit *e = &x->e;
+	struct spot s;
 	int h = -1;
 
 	if (ti->d.i.operand_width != x->word * 8)
@@ -709,21 +713,23 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 	case ZYDIS_OPERAND_TYPE_REGISTER:
 		if (!is_word(x, op))
 			return false;
-		flags_spill(x, ti);
-		stack_room(x, ti);
+		s = stack_spot(x, ti, -x->word, true);
 		h = host_reg(reg_number(op->reg.value));
 		if (h >= 0) {
-			e_opw_mem(e, x->wide, 0x89, (unsigned)h, T0, T1, 0, 0);
+			e_opw_mem(e, x->wide, 0x89, (unsigned)h, s.base,
+				  s.index, 0, s.disp);
 			break;
 		}
-		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
-		e_gs_load(e, T1, GS_GPR(reg_number(op->reg.value)));
-		e_op_mem(e, 0x89, T1, T0, -1, 0, 0);
+		if (s.index >= 0) {
+			e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
+			s.disp = 0;
+		}
+		e_gs_load(e, T0, GS_GPR(reg_number(op->reg.value)));
+		e_op_mem(e, 0x89, T0, T1, -1, 0, s.disp);
 		break;
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-		flags_spill(x, ti);
-		stack_room(x, ti);
-		e_opw_mem(e, x->wide, 0xc7, 0, T0, T1, 0, 0);
+		s = stack_spot(x, ti, -x->word, true);
+		e_opw_mem(e, x->wide, 0xc7, 0, s.base, s.index, 0, s.disp);
 		e4(e, (uint32_t)op->imm.value.u);
 		break;
 	case ZYDIS_OPERAND_TYPE_MEMORY:
@@ -732,7 +738,8 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 		emit_lookup(x, ti, x->word, false, false);
 		e_opw_mem(e, x->wide, 0x8b, T0, T0, T1, 0, 0);
 		e_gs_store(e, T0, GS(tr.temp));
-		stack_room(x, ti);
+		emit_reg_disp(x, R_RSP, -x->word);
+		emit_lookup(x, ti, x->word, true, false);
 		e_op_mem(e, 0x8d, T0, T0, T1, 0, 0);
 		e_gs_load(e, T1, GS(tr.temp));
 		e_opw_mem(e, x->wide, 0x89, T1, T0, -1, 0, 0);
@@ -746,6 +753,7 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 static bool emit_pop(struct tctx *x, struct tinsn *ti)
 {
 	const ZydisDecodedOperand *op = &ti->d.op[0];
+	struct spot s;
 	unsigned g;
 	int h;
 
@@ -754,10 +762,9 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 		return false;
 	g = reg_number(op->reg.value);
 	h = host_reg(g);
-	flags_spill(x, ti);
-	emit_reg_disp(x, R_RSP, 0);
-	emit_lookup(x, ti, x->word, false, false);
-	e_opw_mem(&x->e, x->wide, 0x8b, h < 0 ? T0 : (unsigned)h, T0, T1, 0, 0);
+	s = stack_spot(x, ti, 0, false);
+	e_opw_mem(&x->e, x->wide, 0x8b, h < 0 ? T0 : (unsigned)h, s.base,
+		  s.index, 0, s.disp);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
 	if (g != R_RSP)
@@ -798,6 +805,7 @@ static bool emit_ac(struct tctx *x, struct tinsn *ti, bool set)
 	e4(e, GS(mmu));
 	e1(e, (uint8_t)to);
 	ctx_mmu(x, to);
+	group_close(x);
 	return true;
 }
 

@@ -142,15 +142,36 @@ struct tinsn {
 	uint16_t reads, kills, writes; /* arithmetic flags */
 	uint16_t live_in, live_out;
 	bool vec, x87;
-	int site; /* -1: none yet */
+	int site;     /* -1: none yet */
+	int8_t group; /* group.c: its access belongs to, -1: none */
+	int32_t off;  /* from what the group's addresses have in common */
+	/* When the second version comes here: where, and its flags then. */
+	uint8_t *alone;
+	bool alone_host;
+	bool start_host, start_mem; /* the first version's, and its mode */
+	uint8_t start_mmu;
 };
+
+/* Accesses that one check of the TLB serves (group.c). */
+struct group {
+	int32_t lo, hi, aligned; /* bytes, as tinsn.off */
+	unsigned n;
+	bool write, align, open;
+};
+
+struct miss {
+	uint8_t *at; /* rel32: the check of a group failed */
+	struct tinsn *ti;
+};
+
+enum { MAX_GROUPS = 16 };
 
 struct cold {
 	uint8_t *at; /* rel32 to aim at the stub */
 	unsigned site;
 };
 
-enum { MAX_COLD = TRANS_INSNS * 4 };
+enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 2 };
 
 struct tctx {
 	struct trans *t;
@@ -168,6 +189,13 @@ struct tctx {
 	unsigned mmu;
 	bool wide;    /* 64-bit code, else 32-bit: flat segments */
 	uint8_t word; /* bytes of an address on the stack */
+	/* group.c */
+	struct group group[MAX_GROUPS];
+	struct miss miss[MAX_MISS];
+	unsigned ngroups, nmiss;
+	bool fast, any_open; /* the first version; it has opened a group */
+	struct tinsn *slow_from;
+	int32_t lower; /* for emit_lea(): added to the displacement */
 };
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
@@ -282,6 +310,24 @@ void emit_x87_load(struct emit *e);
 void emit_x87_store(struct emit *e);
 /* No exception can be raised or is pending. */
 bool x87_ready(const struct cpu *c);
+
+/* group.c */
+void group_plan(struct tctx *x);
+void group_close(struct tctx *x);
+bool group_serves(const struct tctx *x, const struct tinsn *ti);
+int32_t group_reach(struct tctx *x, struct tinsn *ti,
+		    const ZydisDecodedOperand *op, int stack);
+/* Bytes that an operand must be aligned to, 0: none */
+unsigned operand_alignment(const struct tinsn *ti,
+			   const ZydisDecodedOperand *op);
+
+/* Where an operand can be reached: [base + index + disp]. */
+struct spot {
+	int base, index;
+	int32_t disp;
+};
+/* The word at rsp + disp; flags are spilled. */
+struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write);
 
 /* insn.c: false: nothing emitted, interpret it */
 bool emit_insn(struct tctx *x, struct tinsn *ti);

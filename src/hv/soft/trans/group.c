@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * group.c - one TLB check for the accesses of a block that lie together
+ *
+ * Accesses of a block through the same registers, or to the same page by
+ * absolute address, differ by constants.  They form a group: the first one
+ * that runs checks that all of them, from the lowest to the highest byte, lie
+ * in one page that may be read, or written if one of them writes, and keeps
+ * the host's address in c->tr.group[]; the others need a load of that and no
+ * check, and leave the flags alone.
+ *
+ * The check never fills a TLB entry, faults or sets a D bit: when it fails,
+ * and after anything on the way that went to the interpreter, the rest of the
+ * block runs in a second version, in which every access is checked alone.
+ */
+#include "hv/soft/trans/trans.h"
+
+enum { SPAN = 512, NONE = 16 };
+
+/* What an address is made of; equal keys differ by a constant. */
+struct key {
+	uint8_t base, index, scale, seg;
+	uint16_t base_is, index_is, seg_is; /* which value of them */
+	uint64_t page;			    /* without registers */
+};
+
+/* The registers as the plan has followed them so far. */
+struct plan {
+	uint16_t is[17], seg_is; /* +1 when changed beyond following */
+	int32_t moved[17];	 /* by additions of constants */
+	struct key key[MAX_GROUPS];
+};
+
+static bool same_key(const struct key *a, const struct key *b)
+{
+	return a->base == b->base && a->index == b->index &&
+	       a->scale == b->scale && a->seg == b->seg &&
+	       a->base_is == b->base_is && a->index_is == b->index_is &&
+	       a->seg_is == b->seg_is && a->page == b->page;
+}
+
+static bool is_gpr(ZydisRegister r)
+{
+	switch (ZydisRegisterGetClass(r)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64: return true;
+	default: return false;
+	}
+}
+
+/* Add the access [key + off, + size) to a group; which one, or -1. */
+static int join(struct tctx *x, struct plan *p, const struct key *k,
+		int64_t off, unsigned size, unsigned align, bool write)
+{
+	for (unsigned n = x->ngroups; n--;) {
+		struct group *g = &x->group[n];
+		int64_t lo = MIN(off, (int64_t)g->lo);
+		int64_t hi = MAX(off + size, (int64_t)g->hi);
+
+		if (!same_key(&p->key[n], k) || hi - lo > SPAN)
+			continue;
+		if (align && g->align && ((off - g->aligned) & 15))
+			continue;
+		g->lo = (int32_t)lo;
+		g->hi = (int32_t)hi;
+		g->write |= write;
+		g->n++;
+		if (align) {
+			g->align = true;
+			g->aligned = (int32_t)off;
+		}
+		return (int)n;
+	}
+	if (x->ngroups == MAX_GROUPS || off != (int32_t)off)
+		return -1;
+	p->key[x->ngroups] = *k;
+	x->group[x->ngroups] = (struct group){
+		.lo = (int32_t)off,
+		.hi = (int32_t)off + (int32_t)size,
+		.write = write,
+		.align = align != 0,
+		.aligned = (int32_t)off,
+		.n = 1,
+	};
+	return (int)x->ngroups++;
+}
+
+static void plan_operand(struct tctx *x, struct plan *p, struct tinsn *ti,
+			 const ZydisDecodedOperand *op)
+{
+	unsigned align = operand_alignment(ti, op), size = op->size / 8;
+	struct key k = { .base = NONE, .index = NONE };
+	int64_t off = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
+
+	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || !size || size > 32 ||
+	    align > 16 || ti->d.i.address_width != 64)
+		return;
+	if (op->mem.base == ZYDIS_REGISTER_RIP) {
+		uint64_t a = ti->rip + ti->d.i.length + (uint64_t)off;
+
+		if ((a & 0xfff) + size > 0x1000)
+			return;
+		k.page = a >> 12 | BIT(63);
+		off = a & 0xfff;
+	} else if (op->mem.base != ZYDIS_REGISTER_NONE) {
+		k.base = reg_number(op->mem.base);
+	}
+	if (op->mem.index != ZYDIS_REGISTER_NONE) {
+		k.index = reg_number(op->mem.index);
+		k.scale = op->mem.scale;
+	}
+	if (op->mem.segment == ZYDIS_REGISTER_FS ||
+	    op->mem.segment == ZYDIS_REGISTER_GS) {
+		k.seg = op->mem.segment == ZYDIS_REGISTER_FS ? 1 : 2;
+		k.seg_is = p->seg_is;
+		if (k.page)
+			return;
+	}
+	k.base_is = p->is[k.base];
+	/* What was added to an index counts scale times: start anew. */
+	k.index_is = p->is[k.index];
+	off += p->moved[k.base];
+	if (k.index != NONE)
+		off += (int64_t)p->moved[k.index] * k.scale;
+	ti->off = (int32_t)off;
+	ti->group = (int8_t)join(x, p, &k, off, size, align,
+				 op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+}
+
+static void plan_stack(struct tctx *x, struct plan *p, struct tinsn *ti,
+		       int disp, bool write)
+{
+	struct key k = { .base = R_RSP, .index = NONE };
+
+	k.base_is = p->is[R_RSP];
+	k.index_is = p->is[NONE];
+	ti->off = p->moved[R_RSP] + disp;
+	ti->group = (int8_t)join(x, p, &k, ti->off, 8, 0, write);
+}
+
+/* The constant that a 64-bit register gets added; false: something else. */
+static bool constant_step(const struct tinsn *ti, unsigned *reg, int64_t *by)
+{
+	const ZydisDecodedOperand *a = &ti->d.op[0], *b = &ti->d.op[1];
+
+	if (a->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    ZydisRegisterGetClass(a->reg.value) != ZYDIS_REGCLASS_GPR64)
+		return false;
+	*reg = reg_number(a->reg.value);
+	switch (ti->d.i.mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		if (b->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		*by = ti->d.i.mnemonic == ZYDIS_MNEMONIC_ADD ? b->imm.value.s
+							     : -b->imm.value.s;
+		return true;
+	case ZYDIS_MNEMONIC_INC: *by = 1; return true;
+	case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
+	case ZYDIS_MNEMONIC_LEA:
+		*by = b->mem.disp.has_displacement ? b->mem.disp.value : 0;
+		return ti->d.i.address_width == 64 &&
+		       b->mem.index == ZYDIS_REGISTER_NONE &&
+		       b->mem.base == a->reg.value;
+	default: return false;
+	}
+}
+
+static void move(struct plan *p, unsigned reg, int64_t by)
+{
+	int64_t to = p->moved[reg] + by;
+
+	if (to > 4096 || to < -4096) {
+		p->is[reg]++;
+		to = 0;
+	}
+	p->moved[reg] = (int32_t)to;
+}
+
+static void forget(struct plan *p, unsigned reg)
+{
+	p->is[reg]++;
+	p->moved[reg] = 0;
+}
+
+static void plan_writes(struct plan *p, const struct tinsn *ti)
+{
+	const struct decoded *d = &ti->d;
+	int64_t by;
+	unsigned r;
+
+	if (constant_step(ti, &r, &by)) {
+		move(p, r, by);
+		return;
+	}
+	for (unsigned n = 0; n < d->i.operand_count; n++) {
+		const ZydisDecodedOperand *op = &d->op[n];
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+		    !is_gpr(op->reg.value))
+			continue;
+		r = reg_number(op->reg.value) & 15;
+		if (r == R_RSP && d->i.mnemonic == ZYDIS_MNEMONIC_PUSH)
+			move(p, r, -8);
+		else if (r == R_RSP && d->i.mnemonic == ZYDIS_MNEMONIC_POP)
+			move(p, r, 8);
+		else
+			forget(p, r);
+	}
+}
+
+static bool may_change_segments(const struct tinsn *ti)
+{
+	switch (ti->d.i.meta.category) {
+	case ZYDIS_CATEGORY_SYSTEM:
+	case ZYDIS_CATEGORY_RDWRFSGS:
+	case ZYDIS_CATEGORY_SEGOP: return true;
+	default: return ti->d.i.mnemonic == ZYDIS_MNEMONIC_SWAPGS;
+	}
+}
+
+void group_plan(struct tctx *x)
+{
+	struct plan p = { .seg_is = 0 };
+
+	x->ngroups = 0;
+	for (unsigned n = 0; n < x->n; n++) {
+		struct tinsn *ti = &x->ti[n];
+		const struct decoded *d = &ti->d;
+		bool word = d->i.operand_width == 64;
+
+		ti->group = -1;
+		if (!x->wide || !d->i.length)
+			continue;
+		switch (d->i.mnemonic) {
+		case ZYDIS_MNEMONIC_PUSH:
+			if (word && d->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
+				plan_stack(x, &p, ti, -8, true);
+			break;
+		case ZYDIS_MNEMONIC_POP:
+		case ZYDIS_MNEMONIC_RET:
+			if (word)
+				plan_stack(x, &p, ti, 0, false);
+			break;
+		case ZYDIS_MNEMONIC_CALL:
+			if (word && d->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
+				plan_stack(x, &p, ti, -8, true);
+			break;
+		case ZYDIS_MNEMONIC_LEA: break;
+		default:
+			for (unsigned m = 0; m < d->i.operand_count_visible;
+			     m++)
+				if (d->op[m].type ==
+					    ZYDIS_OPERAND_TYPE_MEMORY &&
+				    d->op[m].encoding ==
+					    ZYDIS_OPERAND_ENCODING_MODRM_RM)
+					plan_operand(x, &p, ti, &d->op[m]);
+		}
+		plan_writes(&p, ti);
+		if (may_change_segments(ti))
+			p.seg_is++;
+	}
+	for (unsigned n = 0; n < x->ngroups; n++) {
+		struct group *g = &x->group[n];
+
+		/* The check starts where an aligned operand could. */
+		if (g->align)
+			g->lo -= (g->lo - g->aligned) & 15;
+	}
+}
+
+/* What went to C may have changed the TLB: check again. */
+void group_close(struct tctx *x)
+{
+	for (unsigned n = 0; n < x->ngroups; n++)
+		x->group[n].open = false;
+}
+
+bool group_serves(const struct tctx *x, const struct tinsn *ti)
+{
+	return x->fast && ti->group >= 0 &&
+	       (x->group[ti->group].n > 1 || x->group[ti->group].open);
+}
+
+/* T0 = the group's lowest address -> T1 = the host's, kept. */
+static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
+{
+	unsigned span = (unsigned)(g->hi - g->lo);
+	struct emit *e = &x->e;
+	uint32_t table =
+		x->tlb + (g->write ? sizeof(struct tlb_entry[TLB_SIZE]) : 0);
+
+	e_mov(e, T1, T0);
+	E(e, 0x49, 0xc1, 0xef, 0x08); /* shr r15, 8 */
+	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
+	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
+	e_gs_base(e, 0x33, T0, T1, table + TLB_TAG);
+	E(e, 0x48, 0x3d); /* cmp rax, */
+	e4(e, 0x1000 - span);
+	x->miss[x->nmiss++] = (struct miss){ e_jcc(e, CC_A), ti };
+	if (g->align) {
+		E(e, 0xa8, 0x0f); /* test al, 15 */
+		x->miss[x->nmiss++] = (struct miss){ e_jcc(e, CC_NE), ti };
+	}
+	e_gs_base(e, 0x8b, T1, T1, table + TLB_HOST);
+	e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
+	e_gs_store(e, T1, GS(tr.group) + 8 * (uint32_t)(g - x->group));
+	g->open = true;
+	if (!x->any_open) {
+		x->any_open = true;
+		x->slow_from = ti;
+	}
+}
+
+/* The operand is at [T1 + result]; T0 is free. */
+int32_t group_reach(struct tctx *x, struct tinsn *ti,
+		    const ZydisDecodedOperand *op, int stack)
+{
+	struct group *g = &x->group[ti->group];
+
+	if (g->open) {
+		e_gs_load(&x->e, T1, GS(tr.group) + 8 * (uint32_t)ti->group);
+		return ti->off - g->lo;
+	}
+	flags_spill(x, ti);
+	x->lower = g->lo - ti->off;
+	if (op)
+		emit_address(x, ti, op);
+	else
+		emit_reg_disp(x, R_RSP, stack + x->lower);
+	x->lower = 0;
+	open_group(x, ti, g);
+	return ti->off - g->lo;
+}
