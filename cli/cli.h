@@ -15,6 +15,10 @@ enum { EXIT_FAULT = 1, EXIT_USAGE = 2, EXIT_DIED = 3, EXIT_TIMEOUT = 124 };
 
 int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_disk(int argc, char **argv);
+
+/* "512M", "20G"...: 0 or -EINVAL. */
+int parse_size(const char *text, uint64_t *out);
 
 /* "husk: " and the sentence, on standard error. */
 void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

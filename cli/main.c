@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -16,10 +18,37 @@ static const struct {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{ "run", "boot a kernel in a new machine", cmd_run },
+	{ "disk", "make, measure and check disk images", cmd_disk },
 	{ "doctor", "what this host can run, and why", cmd_doctor },
 };
 
 enum { NCOMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+int parse_size(const char *text, uint64_t *out)
+{
+	unsigned shift = 0;
+	char *end;
+	uint64_t v;
+
+	errno = 0;
+	v = strtoull(text, &end, 10);
+	if (errno || end == text || *text < '0' || *text > '9')
+		return -EINVAL;
+	switch (*end) {
+	case 'T':
+	case 't': shift += 10; /* fall through */
+	case 'G':
+	case 'g': shift += 10; /* fall through */
+	case 'M':
+	case 'm': shift += 10; /* fall through */
+	case 'K':
+	case 'k': shift += 10; end++;
+	}
+	if ((*end && strcmp(end, "iB")) || v > UINT64_MAX >> shift)
+		return -EINVAL;
+	*out = v << shift;
+	return 0;
+}
 
 void complain(const char *fmt, ...)
 {

@@ -58,32 +58,6 @@ static void log_line(void *opaque, const char *text)
 	complain("%s", text);
 }
 
-static int parse_size(const char *text, uint64_t *out)
-{
-	unsigned shift = 0;
-	char *end;
-	uint64_t v;
-
-	errno = 0;
-	v = strtoull(text, &end, 10);
-	if (errno || end == text || *text < '0' || *text > '9')
-		return -EINVAL;
-	switch (*end) {
-	case 'T':
-	case 't': shift += 10; /* fall through */
-	case 'G':
-	case 'g': shift += 10; /* fall through */
-	case 'M':
-	case 'm': shift += 10; /* fall through */
-	case 'K':
-	case 'k': shift += 10; end++;
-	}
-	if ((*end && strcmp(end, "iB")) || v > UINT64_MAX >> shift)
-		return -EINVAL;
-	*out = v << shift;
-	return 0;
-}
-
 /* What --net left to us, and the forwards, which may stand before it. */
 static int add_nets(struct vm_config *cfg, bool has_net,
 		    const char *const *forward, unsigned n)

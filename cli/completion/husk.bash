@@ -6,7 +6,7 @@ _husk() {
 	local words=
 
 	case $prev in
-	--kernel | --initrd | --disk)
+	--kernel | --initrd | --disk | --base)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
@@ -14,6 +14,7 @@ _husk() {
 	--net) words="shared tap= unix= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
+	--format | --base-format | --from-format) words="raw qcow2" ;;
 	--cmdline | --cpus | --forward | --memory | --timeout) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
@@ -21,8 +22,13 @@ _husk() {
 			--engine --disk --net --forward --device --serial --reboot --stats --timeout
 			--help" ;;
 		doctor) words="--json --help" ;;
+		disk) words="create info resize convert compact check --format
+			--base --base-format --cluster --lazy-refcounts --force
+			--shrink --from-format --snapshot --repair --json --help"
+			mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$cur")
+			return ;;
 		esac
-		[ "$COMP_CWORD" -gt 1 ] || words="run doctor --help --version" ;;
+		[ "$COMP_CWORD" -gt 1 ] || words="run disk doctor --help --version" ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

@@ -175,6 +175,73 @@ size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
 unsigned vm_net_count(const struct vm *vm);
 int vm_net_set_link(struct vm *vm, unsigned index, bool up);
 
+/* -- disk images ---------------------------------------------------------- */
+
+/*
+ * Formats are "raw" and "qcow2"; NULL: qcow2 when the name ends in .qcow2,
+ * else raw.  An image that a machine writes is locked, and only
+ * vm_disk_info() works on it.
+ */
+struct vm_disk_create {
+	const char *format;
+	uint64_t size; /* bytes; 0: that of the base */
+	/* qcow2 holds what differs from base; relative to the image. */
+	const char *base, *base_format;
+	uint32_t cluster;    /* bytes, of qcow2; 0: 64 KiB */
+	bool lazy_refcounts; /* of qcow2: counted after a power cut */
+	bool replace;	     /* an existing file */
+};
+int vm_disk_create(const char *path, const struct vm_disk_create *what,
+		   struct husk_error *err);
+
+struct vm_disk_info {
+	char format[16];
+	uint64_t size; /* of the disk */
+	uint64_t used; /* of the host's storage, without bases */
+	uint64_t file; /* length of the file, with its holes */
+	/* The rest is of qcow2. */
+	uint32_t cluster;
+	unsigned snapshots; /* inside the image */
+	bool lazy_refcounts, dirty, corrupt;
+	char base[1024], base_format[40]; /* "": none, not said */
+};
+int vm_disk_info(const char *path, const char *format,
+		 struct vm_disk_info *info, struct husk_error *err);
+/* In place.  shrink: may be less than it was, and the end is lost. */
+int vm_disk_resize(const char *path, const char *format, uint64_t size,
+		   bool shrink, struct husk_error *err);
+
+/* How far long work is; false ends it with -ECANCELED. */
+typedef bool vm_disk_progress(void *opaque, uint64_t done, uint64_t total);
+
+struct vm_disk_convert {
+	const char *from_format, *format;
+	const char *snapshot; /* of a qcow2 image, by id or name */
+	uint32_t cluster;     /* bytes, of qcow2; 0: 64 KiB */
+	bool replace;	      /* an existing file */
+};
+/* A copy that needs no base; to appears when it is complete. */
+int vm_disk_convert(const char *from, const char *to,
+		    const struct vm_disk_convert *how,
+		    vm_disk_progress *progress, void *opaque,
+		    struct husk_error *err);
+/* Gives space back that holds zeros or nothing.  Bases stay as they are. */
+int vm_disk_compact(const char *path, const char *format,
+		    vm_disk_progress *progress, void *opaque,
+		    struct husk_error *err);
+
+struct vm_disk_check {
+	uint64_t errors;   /* contradictions in the image */
+	uint64_t leaks;	   /* clusters that nothing uses: only lost space */
+	uint64_t clusters; /* of data */
+	uint64_t repaired;
+};
+/* report (may be NULL) gets a line for each error.  0: the check was done. */
+int vm_disk_check(const char *path, const char *format, bool repair,
+		  struct vm_disk_check *result,
+		  void (*report)(void *opaque, const char *text), void *opaque,
+		  struct husk_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -503,7 +503,8 @@ static struct store *file_open(const struct block_config *cfg,
 	f->cached = -1;
 	if (open_fd(f, cfg, err))
 		goto err_free;
-	if (find_size(f, cfg->path, err) || lock_file(f, cfg->path, err) ||
+	if (find_size(f, cfg->path, err) ||
+	    (!cfg->no_lock && lock_file(f, cfg->path, err)) ||
 	    (cfg->cache == BLOCK_DIRECT && open_direct(f, cfg, err)))
 		goto err_fd;
 	if (cfg->aio != BLOCK_AIO_THREADS)

@@ -69,7 +69,7 @@ static int check_features(struct qcow2 *q, const struct q2_header *h,
 				 "%s: needs features that are not known "
 				 "(0x%llx)",
 				 q->path, (unsigned long long)incompat);
-	if (incompat & Q2_INCOMPAT_CORRUPT && !q->block.readonly)
+	if (incompat & Q2_INCOMPAT_CORRUPT && !q->block.readonly && !q->repair)
 		return error_set(err, -EINVAL,
 				 "%s: is marked as corrupt: attach it "
 				 "readonly and save what can be read, or try "
@@ -285,7 +285,8 @@ static int open_base(struct qcow2 *q, const struct block_config *cfg,
 	char *path = NULL;
 	int ret;
 
-	if (!cfg->base && !q->base_name)
+	q->has_base = cfg->base || q->base_name;
+	if (!q->has_base || cfg->no_base)
 		return 0;
 	if (cfg->base)
 		path = strdup(cfg->base);
@@ -473,7 +474,7 @@ static int make_writable(struct qcow2 *q, struct husk_error *err)
 		h->autoclear = 0;
 		ret = q2_write_header(q);
 	}
-	if (!ret && be64toh(h->incompat) & Q2_INCOMPAT_DIRTY) {
+	if (!ret && !q->repair && be64toh(h->incompat) & Q2_INCOMPAT_DIRTY) {
 		ret = q2_check(q, true, &c);
 		if (!ret && c.errors)
 			return bad(q, err, "tables; husk disk check says more");
@@ -493,6 +494,7 @@ static int qcow2_open(struct block *b, const struct block_config *cfg,
 	int ret;
 
 	q->path = cfg->path;
+	q->repair = cfg->repair;
 	q->hint = 1;
 	q->store = store_open(cfg, err);
 	if (!q->store)
@@ -506,7 +508,7 @@ static int qcow2_open(struct block *b, const struct block_config *cfg,
 		ret = error_errno(err, -ENOMEM, "%s", q->path);
 	if (!ret && cfg->snapshot)
 		ret = use_snapshot(q, cfg->snapshot, err);
-	if (!ret && !cfg->no_base)
+	if (!ret)
 		ret = open_base(q, cfg, err);
 	if (!ret)
 		ret = make_writable(q, err);
@@ -719,7 +721,7 @@ static int qcow2_map(struct block *b, uint64_t offset, uint64_t *len,
 		return ret;
 	*len = run.len;
 	*kind = kinds[run.kind];
-	if (*kind == BLOCK_BASE && !q->base && !q->base_name)
+	if (*kind == BLOCK_BASE && !q->has_base)
 		*kind = BLOCK_ZEROS;
 	return 0;
 }

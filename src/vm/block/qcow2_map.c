@@ -487,7 +487,7 @@ static uint64_t gone(const struct qcow2 *q, uint64_t entry, enum block_op op)
 {
 	bool mapped = entry & (Q2_OFFSET | Q2_COMPRESSED | Q2_ZERO);
 
-	if (!q->base)
+	if (!q->has_base)
 		return 0;
 	/* A discard need not hide what the base has; it must not show it
 	 * again where something else was. */

@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disk.c - disk images as files: making, measuring, copying, checking them
+ *
+ * What takes time is done in a new file beside the old one, which is
+ * replaced at the end: whoever interrupts it finds the old one whole.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/error.h"
+#include "husk/vm.h"
+#include "vm/block/qcow2.h"
+
+enum { CHUNK = 2 << 20, GRAIN = 64 << 10 };
+
+/* -- a new file in place of an old one ------------------------------------ */
+
+struct draft {
+	const char *path; /* that it will have */
+	char *temp;
+};
+
+static int draft_begin(struct draft *d, const char *path, bool replace,
+		       struct husk_error *err)
+{
+	mode_t mask = umask(0);
+	struct stat st;
+	int fd;
+
+	umask(mask);
+	d->path = path;
+	d->temp = NULL;
+	if (!lstat(path, &st)) {
+		if (!replace)
+			return error_set(err, -EEXIST,
+					 "%s: exists already; say --force to "
+					 "replace it",
+					 path);
+		if (!S_ISREG(st.st_mode))
+			return error_set(err, -EINVAL,
+					 "%s: is not a regular file", path);
+	} else {
+		st.st_mode = 0666 & ~mask;
+	}
+	if (asprintf(&d->temp, "%s.XXXXXX", path) < 0) {
+		d->temp = NULL;
+		return error_errno(err, -ENOMEM, "%s", path);
+	}
+	fd = mkstemp(d->temp);
+	if (fd < 0) {
+		free(d->temp);
+		d->temp = NULL;
+		return error_errno(err, -errno, "%s", path);
+	}
+	(void)!fchmod(fd, st.st_mode & 07777);
+	close(fd);
+	return 0;
+}
+
+static int sync_folder(const char *path)
+{
+	char *copy = strdup(path);
+	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+		      : -1;
+
+	free(copy);
+	if (fd < 0)
+		return -errno;
+	fsync(fd);
+	close(fd);
+	return 0;
+}
+
+/* ret: what became of the work. */
+static int draft_end(struct draft *d, int ret, struct husk_error *err)
+{
+	if (!d->temp)
+		return ret;
+	if (!ret && rename(d->temp, d->path))
+		ret = error_errno(err, -errno, "%s", d->path);
+	if (ret)
+		unlink(d->temp);
+	else
+		sync_folder(d->path);
+	free(d->temp);
+	return ret;
+}
+
+/* -- create --------------------------------------------------------------- */
+
+static int write_new(const char *temp, const struct block_ops *ops,
+		     const struct vm_disk_create *c, const char *shown,
+		     struct husk_error *err)
+{
+	struct block_config cfg = { .path = temp };
+	struct q2_create q = {
+		.size = c->size,
+		.base = c->base,
+		.base_format = c->base_format,
+		.lazy = c->lazy_refcounts,
+	};
+	struct store *s = store_open(&cfg, err);
+	int ret;
+
+	if (!s)
+		return -EIO;
+	while (c->cluster && q.cluster_bits < 31 &&
+	       BIT(q.cluster_bits) < c->cluster)
+		q.cluster_bits++;
+	if (c->cluster && BIT(q.cluster_bits) != c->cluster)
+		q.cluster_bits = 31;
+	ret = ops == &block_qcow2 ? q2_create(s, &q)
+				  : store_set_size(s, c->size);
+	store_close(s);
+	if (ret == -EINVAL && c->cluster)
+		return error_set(err, ret,
+				 "%s: clusters of %u bytes are not possible; "
+				 "512 to 2M, a power of two",
+				 shown, c->cluster);
+	if (ret == -EFBIG)
+		return error_set(err, ret,
+				 "%s: too large for its clusters; take larger "
+				 "ones",
+				 shown);
+	return ret ? error_errno(err, ret, "%s", shown) : 0;
+}
+
+/* Where the image will look for it, and what it is. */
+static int find_base(const char *path, struct vm_disk_create *c, char **name,
+		     struct husk_error *err)
+{
+	struct block_config cfg = { .format = c->base_format,
+				    .readonly = true };
+	const char *slash = strrchr(path, '/');
+	const struct block_ops *ops;
+	struct block *b;
+
+	*name = NULL;
+	if (*c->base == '/' || !slash)
+		*name = strdup(c->base);
+	else if (asprintf(name, "%.*s/%s", (int)(slash - path), path, c->base) <
+		 0)
+		*name = NULL;
+	if (!*name)
+		return error_errno(err, -ENOMEM, "%s", path);
+	cfg.path = *name;
+	ops = block_format(&cfg, err);
+	b = ops ? block_open_config(&cfg, err) : NULL;
+	if (!b)
+		return -EINVAL;
+	c->base_format = ops->name;
+	if (!c->size)
+		c->size = b->size;
+	block_close(b);
+	return 0;
+}
+
+int vm_disk_create(const char *path, const struct vm_disk_create *what,
+		   struct husk_error *err)
+{
+	struct block_config cfg = { .path = path, .format = what->format };
+	const struct block_ops *ops = block_format(&cfg, err);
+	struct vm_disk_create c = *what;
+	char *base = NULL;
+	struct draft d;
+	int ret = ops ? 0 : -EINVAL;
+
+	if (!ret && c.base && ops != &block_qcow2)
+		ret = error_set(err, -EINVAL,
+				"%s: only a qcow2 image can have a base", path);
+	if (!ret && c.base)
+		ret = find_base(path, &c, &base, err);
+	free(base);
+	if (!ret && (!c.size || c.size % 512 || c.size > INT64_MAX))
+		ret = error_set(err, -EINVAL,
+				"%s: a size is needed, a multiple of 512",
+				path);
+	if (ret)
+		return ret;
+	ret = draft_begin(&d, path, c.replace, err);
+	if (!ret)
+		ret = write_new(d.temp, ops, &c, path, err);
+	return draft_end(&d, ret, err);
+}
+
+/* -- info and check ------------------------------------------------------- */
+
+static void copy_text(char *to, size_t room, const char *from)
+{
+	snprintf(to, room, "%s", from ? from : "");
+}
+
+static void qcow2_info(struct qcow2 *q, struct vm_disk_info *info)
+{
+	const struct q2_header *h = (const struct q2_header *)(void *)q->head;
+	bool v3 = be32toh(h->version) == 3;
+
+	info->used = store_used(q->store);
+	info->file = atomic_load(&q->store->size);
+	info->cluster = (uint32_t)q->cluster;
+	info->snapshots = q->nsnapshots;
+	info->lazy_refcounts = q->lazy;
+	info->dirty = v3 && be64toh(h->incompat) & Q2_INCOMPAT_DIRTY;
+	info->corrupt = v3 && be64toh(h->incompat) & Q2_INCOMPAT_CORRUPT;
+	copy_text(info->base, sizeof(info->base), q->base_name);
+	copy_text(info->base_format, sizeof(info->base_format), q->base_format);
+}
+
+int vm_disk_info(const char *path, const char *format,
+		 struct vm_disk_info *info, struct husk_error *err)
+{
+	struct block_config cfg = {
+		.path = path,
+		.format = format,
+		.readonly = true,
+		.no_base = true,
+		.no_lock = true,
+	};
+	const struct block_ops *ops = block_format(&cfg, err);
+	struct block *b = ops ? block_open_config(&cfg, err) : NULL;
+	struct stat st;
+
+	memset(info, 0, sizeof(*info));
+	if (!b)
+		return -EINVAL;
+	copy_text(info->format, sizeof(info->format), ops->name);
+	info->size = b->size;
+	if (ops == &block_qcow2) {
+		qcow2_info(to_qcow2(b), info);
+	} else {
+		info->used = info->file = b->size;
+		if (!stat(path, &st) && S_ISREG(st.st_mode))
+			info->used = (uint64_t)st.st_blocks * 512;
+	}
+	block_close(b);
+	return 0;
+}
+
+int vm_disk_check(const char *path, const char *format, bool repair,
+		  struct vm_disk_check *result,
+		  void (*report)(void *opaque, const char *text), void *opaque,
+		  struct husk_error *err)
+{
+	struct block_config cfg = {
+		.path = path,
+		.format = format,
+		.readonly = !repair,
+		.no_base = true,
+		.repair = repair,
+	};
+	const struct block_ops *ops = block_format(&cfg, err);
+	struct block *b = ops ? block_open_config(&cfg, err) : NULL;
+	struct q2_check before = { .report = report, .opaque = opaque };
+	struct q2_check after = { 0 };
+	struct qcow2 *q;
+	int ret = 0;
+
+	memset(result, 0, sizeof(*result));
+	if (!b)
+		return -EINVAL;
+	if (ops == &block_qcow2) {
+		q = to_qcow2(b);
+		ret = q2_check(q, false, &before);
+		result->errors = before.errors;
+		result->leaks = before.leaks;
+		result->clusters = before.clusters + before.packed;
+		if (!ret && repair) {
+			ret = q2_check(q, true, &after);
+			if (!ret)
+				ret = q2_check(q, false, &after);
+			result->repaired = before.errors + before.leaks -
+					   MIN(after.errors + after.leaks,
+					       before.errors + before.leaks);
+			result->errors = after.errors;
+			result->leaks = after.leaks;
+		}
+	}
+	block_close(b);
+	return ret ? error_errno(err, ret, "%s", path) : 0;
+}
+
+/* -- resize --------------------------------------------------------------- */
+
+int vm_disk_resize(const char *path, const char *format, uint64_t size,
+		   bool shrink, struct husk_error *err)
+{
+	struct block_config cfg = { .path = path, .format = format };
+	struct husk_error why = { 0 };
+	struct block *b = block_open_config(&cfg, err);
+	int ret = 0;
+
+	if (!b)
+		return -EINVAL;
+	if (size < b->size && !shrink)
+		ret = error_set(err, -EINVAL,
+				"%s: is larger, and its end would be lost; "
+				"say --shrink after the file system has been "
+				"made smaller",
+				path);
+	if (!ret && block_resize(b, size, &why))
+		ret = error_set(err, why.code, "%s: %s", path, why.text);
+	block_close(b);
+	return ret;
+}
+
+/* -- copying -------------------------------------------------------------- */
+
+struct copy {
+	struct block *from, *to;
+	bool overlay; /* what the base has is left to it */
+	vm_disk_progress *progress;
+	void *opaque;
+	char *buf;
+};
+
+static bool all_zero(const char *p, size_t n)
+{
+	return !*p && !memcmp(p, p + 1, n - 1);
+}
+
+/* What holds only zeros takes no space. */
+static int copy_data(struct copy *c, uint64_t offset, uint64_t len)
+{
+	int ret = block_read(c->from, offset, c->buf, len);
+
+	for (uint64_t at = 0; !ret && at < len;) {
+		uint64_t n = MIN(len - at, GRAIN), end = at + n;
+		bool zero = all_zero(c->buf + at, n);
+		struct block_req req = {
+			.op = BLOCK_ZERO,
+			.offset = offset + at,
+		};
+
+		while (end < len &&
+		       zero == all_zero(c->buf + end, MIN(len - end, GRAIN)))
+			end += MIN(len - end, GRAIN);
+		req.len = end - at;
+		if (!zero)
+			ret = block_write(c->to, offset + at, c->buf + at,
+					  end - at);
+		else if (c->overlay)
+			ret = block_perform(c->to, &req);
+		at = end;
+	}
+	return ret;
+}
+
+static int copy_all(struct copy *c)
+{
+	uint64_t size = c->from->size;
+	int ret = 0;
+
+	c->buf = malloc(CHUNK);
+	if (!c->buf)
+		return -ENOMEM;
+	for (uint64_t at = 0; !ret && at < size;) {
+		uint64_t len = MIN(size - at, CHUNK);
+		struct block_req zero = { .op = BLOCK_ZERO, .offset = at };
+		enum block_kind kind;
+
+		ret = block_map(c->from, at, &len, &kind);
+		zero.len = len;
+		if (!ret && kind == BLOCK_ZEROS && c->overlay)
+			ret = block_perform(c->to, &zero);
+		else if (!ret && (kind == BLOCK_DATA ||
+				  (kind == BLOCK_BASE && !c->overlay)))
+			ret = copy_data(c, at, len);
+		at += len;
+		if (!ret && c->progress && !c->progress(c->opaque, at, size))
+			ret = -ECANCELED;
+	}
+	free(c->buf);
+	return ret ? ret : block_flush(c->to);
+}
+
+static int copy_into(struct draft *d, struct copy *c,
+		     const struct vm_disk_create *make,
+		     const struct block_ops *ops, struct husk_error *err)
+{
+	struct block_config cfg = { .path = d->temp, .format = ops->name };
+	int ret;
+
+	/* A base is not read while only what differs from it is copied. */
+	cfg.no_base = true;
+	ret = write_new(d->temp, ops, make, d->path, err);
+	if (ret)
+		return ret;
+	c->to = block_open_config(&cfg, err);
+	if (!c->to)
+		return -EIO;
+	ret = copy_all(c);
+	if (ret == -ECANCELED)
+		error_set(err, ret, "%s: interrupted; nothing has changed",
+			  d->path);
+	else if (ret)
+		error_errno(err, ret, "%s", d->path);
+	block_close(c->to);
+	return ret;
+}
+
+int vm_disk_convert(const char *from, const char *to,
+		    const struct vm_disk_convert *how,
+		    vm_disk_progress *progress, void *opaque,
+		    struct husk_error *err)
+{
+	struct block_config source = {
+		.path = from,
+		.format = how->from_format,
+		.snapshot = how->snapshot,
+		.readonly = true,
+	};
+	struct block_config target = { .path = to, .format = how->format };
+	const struct block_ops *ops = block_format(&target, err);
+	struct vm_disk_create make = { .cluster = how->cluster };
+	struct copy c = { .progress = progress, .opaque = opaque };
+	struct draft d;
+	int ret;
+
+	if (!ops)
+		return -EINVAL;
+	c.from = block_open_config(&source, err);
+	if (!c.from)
+		return -EINVAL;
+	make.size = c.from->size;
+	ret = draft_begin(&d, to, how->replace, err);
+	if (!ret)
+		ret = copy_into(&d, &c, &make, ops, err);
+	ret = draft_end(&d, ret, err);
+	block_close(c.from);
+	return ret;
+}
+
+/* -- compact -------------------------------------------------------------- */
+
+static int compact_raw(struct block *b, vm_disk_progress *progress,
+		       void *opaque)
+{
+	char *buf = malloc(CHUNK);
+	int ret = buf ? 0 : -ENOMEM;
+
+	for (uint64_t at = 0; !ret && at < b->size;) {
+		uint64_t len = MIN(b->size - at, CHUNK - at % CHUNK);
+		enum block_kind kind;
+
+		ret = block_map(b, at, &len, &kind);
+		if (!ret && kind == BLOCK_DATA)
+			ret = block_read(b, at, buf, len);
+		for (uint64_t i = 0; !ret && kind == BLOCK_DATA && i < len;
+		     i += GRAIN) {
+			struct block_req req = {
+				.op = BLOCK_DISCARD,
+				.offset = at + i,
+				.len = MIN(len - i, GRAIN),
+			};
+
+			if (all_zero(buf + i, req.len))
+				ret = block_perform(b, &req);
+		}
+		at += len;
+		if (!ret && progress && !progress(opaque, at, b->size))
+			ret = -ECANCELED;
+	}
+	free(buf);
+	return ret ? ret : block_flush(b);
+}
+
+static int compact_qcow2(const char *path, struct block *b,
+			 vm_disk_progress *progress, void *opaque,
+			 struct husk_error *err)
+{
+	struct qcow2 *q = to_qcow2(b);
+	struct vm_disk_create make = {
+		.size = b->size,
+		.base = q->base_name,
+		.base_format = q->base_format,
+		.cluster = (uint32_t)q->cluster,
+		.lazy_refcounts = q->lazy,
+	};
+	struct copy c = {
+		.from = b,
+		.overlay = q->base_name,
+		.progress = progress,
+		.opaque = opaque,
+	};
+	struct draft d;
+	int ret;
+
+	if (q->nsnapshots)
+		return error_set(err, -EOPNOTSUPP,
+				 "%s: has internal snapshots, which would be "
+				 "lost; convert it to another file",
+				 path);
+	ret = draft_begin(&d, path, true, err);
+	if (!ret)
+		ret = copy_into(&d, &c, &make, &block_qcow2, err);
+	return draft_end(&d, ret, err);
+}
+
+int vm_disk_compact(const char *path, const char *format,
+		    vm_disk_progress *progress, void *opaque,
+		    struct husk_error *err)
+{
+	struct block_config cfg = {
+		.path = path,
+		.format = format,
+		.no_base = true,
+	};
+	const struct block_ops *ops = block_format(&cfg, err);
+	struct block *b = ops ? block_open_config(&cfg, err) : NULL;
+	int ret;
+
+	if (!b)
+		return -EINVAL;
+	if (ops == &block_qcow2) {
+		ret = compact_qcow2(path, b, progress, opaque, err);
+	} else {
+		ret = compact_raw(b, progress, opaque);
+		if (ret == -ECANCELED)
+			error_set(err, ret, "%s: interrupted; it is whole",
+				  path);
+		else if (ret)
+			error_errno(err, ret, "%s", path);
+	}
+	block_close(b);
+	return ret;
+}
