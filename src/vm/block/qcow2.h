@@ -110,7 +110,7 @@ struct qcow2 {
 	unsigned ref_order;	/* (i) */
 	unsigned ref_bits;     /* (i) log2 of the entries of a refcount block */
 	uint8_t compression;   /* (i) */
-	uint8_t head[512];     /* (l) the header as it is on disk */
+	_Alignas(8) uint8_t head[512];     /* (l) the header as it is on disk */
 	bool corrupt;	       /* (l) no more writes */
 	bool repair, has_base; /* (i) */
 
