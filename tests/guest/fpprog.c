@@ -109,6 +109,27 @@ PAYLOAD(p_rounding, 64,
 	"add $64, %r9\n inc %r8d\n cmp $24, %r8d\n jb 1b\n");
 
 /* Overflow and underflow of the stack, odd formats, the long functions. */
+/* Environments: moved, changed, with everything pending but masked. */
+PAYLOAD(p_env, 64,
+	"fninit\n xor %r8d, %r8d\n"
+	"1: fldt 0xc00(%rsi,%r8)\n fldt 0xc10(%rsi,%r8)\n fmulp\n"
+	"fnstenv (%rdi)\n mov 4(%rdi), %eax\n mov %eax, 0x100(%rdi,%r8)\n"
+	"mov 8(%rdi), %eax\n mov %eax, 0x104(%rdi,%r8)\n"
+	"movw $0xf7f, (%rdi)\n movw $0xb8bf, 4(%rdi)\n"
+	"movl $0x12345678, 12(%rdi)\n movl $0xfedc0023, 16(%rdi)\n"
+	"movl $0x9abcdef0, 20(%rdi)\n fldenv (%rdi)\n fldpi\n"
+	"fstps 0x108(%rdi,%r8)\n fnstenv 0x20(%rdi)\n fnclex\n"
+	"fldenv 0x20(%rdi)\n fstpt 0x200(%rdi,%r8)\n fnstsw 0x10c(%rdi,%r8)\n"
+	"mov %r8d, %eax\n rorw $8, 4(%rdi)\n andw $0x7f7f, 4(%rdi)\n"
+	"fldenv (%rdi)\n data16 fnstenv 0x40(%rdi)\n data16 fldenv 0x40(%rdi)\n"
+	"add $16, %r8d\n cmp $240, %r8d\n jb 1b\n fnclex\n"
+	"movw $0xf7e, 0x20(%rdi)\n lea 2f(%rip), %r12\n fldenv 0x20(%rdi)\n"
+	"fldpi\n 2: fninit\n"
+	/* The pointers are the processor's. */
+	"xor %eax, %eax\n mov %rax, 12(%rdi)\n mov %rax, 20(%rdi)\n"
+	"mov %rax, 0x2c(%rdi)\n mov %rax, 0x34(%rdi)\n"
+	"mov %rax, 0x46(%rdi)\n");
+
 PAYLOAD(p_stack, 64,
 	"fninit\n mov $48, %ecx\n mov %rdi, %r9\n"
 	"1: mov %ecx, %eax\n and $31, %eax\n shl $4, %eax\n"
@@ -275,11 +296,12 @@ static const struct program {
 		name, code, code##_end, avx \
 	}
 	P("x87", p_x87, false),		P("rounding", p_rounding, false),
-	P("stack", p_stack, false),	P("mmx", p_mmx, false),
-	P("mxcsr", p_mxcsr, false),	P("faults", p_faults, false),
-	P("x87-unmasked", p_mf, false), P("sse-unmasked", p_xm, false),
-	P("avx", p_avx, true),		P("masked", p_masked, true),
-	P("gather", p_gather, true),	P("strings", p_strings, true),
+	P("environment", p_env, false), P("stack", p_stack, false),
+	P("mmx", p_mmx, false),		P("mxcsr", p_mxcsr, false),
+	P("faults", p_faults, false),	P("x87-unmasked", p_mf, false),
+	P("sse-unmasked", p_xm, false), P("avx", p_avx, true),
+	P("masked", p_masked, true),	P("gather", p_gather, true),
+	P("strings", p_strings, true),
 };
 
 /* -- data ----------------------------------------------------------------- */

@@ -492,6 +492,7 @@ struct cpu {
 		uint64_t group[16]; /* trans/group.c */
 		uint32_t site, host_mxcsr;
 		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
+		uint8_t vector[64] __attribute__((aligned(32)));
 		/* Pairs: the thunks look at both of one at once. */
 		uint8_t vec_loaded, x87_loaded;
 		uint8_t vec_want, x87_want;

@@ -849,9 +849,6 @@ static bool excluded(const struct tinsn *ti)
 	const struct decoded *d = &ti->d;
 
 	switch (d->i.mnemonic) {
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_XLAT:
 	case ZYDIS_MNEMONIC_CMPXCHG8B:
 	case ZYDIS_MNEMONIC_RDRAND:
@@ -989,7 +986,12 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return ok;
 	if (verbatim(x, ti))
 		return true;
-	if (!category_fits(ti) || excluded(ti) || !fpu_host_has(&ti->d))
+	if (!fpu_host_has(&ti->d))
+		return false;
+	ok = emit_vec(x, ti, &done);
+	if (done)
+		return ok;
+	if (!category_fits(ti) || excluded(ti))
 		return false;
 	if (ti->d.i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 	    ti->d.i.opcode >= 0xb8 && ti->d.i.opcode <= 0xbf &&

@@ -329,6 +329,9 @@ struct spot {
 /* The word at rsp + disp; flags are spilled. */
 struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write);
 
+/* vec.c: the same */
+bool emit_vec(struct tctx *x, struct tinsn *ti, bool *done);
+
 /* insn.c: false: nothing emitted, interpret it */
 bool emit_insn(struct tctx *x, struct tinsn *ti);
 /* bits.c: the same for bit strings */
