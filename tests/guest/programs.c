@@ -68,6 +68,27 @@ PAYLOAD(prog_system, 64,
 	"mov %dr1, %rax\n out %eax, %dx\n"
 	"mov $3, %ecx\n mov %ecx, %fs\n out %al, %dx\n mov %fs, %eax\n"
 	"out %eax, %dx\n" END);
+/* The stack moves to where a POP says. */
+PAYLOAD(prog_stack, 64,
+	"mov $0x51c, %edx\n mov $9, %ecx\n mov $0x10100, %ebx\n"
+	"1: mov %rcx, (%rbx)\n mov %rsp, %rsi\n push %rcx\n push $5\n"
+	"push %rbx\n pop %rsp\n pop %rax\n add $3, %rax\n push %rax\n"
+	"mov %rsi, %rsp\n add -8(%rsp), %rax\n out %eax, %dx\n"
+	"push %rsp\n pushw $7\n popw %ax\n pop %rsp\n sub %rsp, %rsi\n"
+	"add (%rbx), %rax\n lea 8(%rsi,%rax), %rax\n out %eax, %dx\n"
+	"dec %ecx\n jnz 1b\n" END);
+PAYLOAD(prog_stack32, 32,
+	"mov $0x51d, %edx\n mov $9, %ecx\n mov $0x10100, %ebx\n"
+	"1: mov %ecx, (%ebx)\n mov %esp, %esi\n push %ecx\n push $5\n"
+	"push %ebx\n pop %esp\n pop %eax\n add $3, %eax\n push %eax\n"
+	"mov %esi, %esp\n add -4(%esp), %eax\n out %eax, %dx\n"
+	"push %esp\n pushw $7\n popw %ax\n pop %esp\n sub %esp, %esi\n"
+	"incl 0x10ff0\n add 0x10ff4, %eax\n add 0x11000, %eax\n"
+	"add 0x10ffe, %eax\n mov %al, 0x11008\n xor %eax, 0x10ffd\n"
+	"add (%ebx), %eax\n lea 8(%esi,%eax), %eax\n out %eax, %dx\n"
+	"add $4, %ebx\n lea -4(%ebx), %ebx\n inc %ebx\n add %ecx, (%ebx)\n"
+	"add -1(%ebx), %eax\n dec %bl\n adc (%ebx), %eax\n out %eax, %dx\n"
+	"dec %ecx\n jnz 1b\n" END);
 /* What only 32-bit code has, in a loop that also changes its own code. */
 PAYLOAD(prog_flat, 32,
 	"mov $0x519, %edx\n mov $24, %ecx\n mov $0x12345678, %eax\n"
@@ -175,6 +196,8 @@ PAYLOAD(user_x87, 64,
 const struct bare_program bare_programs[] = {
 	PROGRAM("real", BARE_REAL, prog_real),
 	PROGRAM("protected", BARE_PROTECTED, prog_protected),
+	PROGRAM("stack", BARE_LONG, prog_stack),
+	PROGRAM("stack32", BARE_PROTECTED, prog_stack32),
 	PROGRAM("flat", BARE_PROTECTED, prog_flat),
 	PROGRAM("segments", BARE_PROTECTED, prog_segments),
 	PROGRAM("compat", BARE_LONG, prog_compat),

@@ -93,12 +93,21 @@ static void plan_operand(struct tctx *x, struct plan *p, struct tinsn *ti,
 	unsigned align = operand_alignment(ti, op), size = op->size / 8;
 	struct key k = { .base = NONE, .index = NONE };
 	int64_t off = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
+	bool segment;
 
 	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || !size || size > 32 ||
-	    align > 16 || ti->d.i.address_width != 64)
+	    align > 16 || ti->d.i.address_width != x->word * 8)
 		return;
-	if (op->mem.base == ZYDIS_REGISTER_RIP) {
-		uint64_t a = ti->rip + ti->d.i.length + (uint64_t)off;
+	segment = op->mem.segment == ZYDIS_REGISTER_FS ||
+		  op->mem.segment == ZYDIS_REGISTER_GS;
+	/* The limit is checked of one access, not of a group. */
+	if (segment && !x->wide)
+		return;
+	if (op->mem.base == ZYDIS_REGISTER_RIP ||
+	    (!x->wide && op->mem.base == ZYDIS_REGISTER_NONE &&
+	     op->mem.index == ZYDIS_REGISTER_NONE)) {
+		uint64_t a = x->wide ? ti->rip + ti->d.i.length + (uint64_t)off
+				     : (uint32_t)off;
 
 		if ((a & 0xfff) + size > 0x1000)
 			return;
@@ -111,8 +120,7 @@ static void plan_operand(struct tctx *x, struct plan *p, struct tinsn *ti,
 		k.index = reg_number(op->mem.index);
 		k.scale = op->mem.scale;
 	}
-	if (op->mem.segment == ZYDIS_REGISTER_FS ||
-	    op->mem.segment == ZYDIS_REGISTER_GS) {
+	if (segment) {
 		k.seg = op->mem.segment == ZYDIS_REGISTER_FS ? 1 : 2;
 		k.seg_is = p->seg_is;
 		if (k.page)
@@ -137,16 +145,18 @@ static void plan_stack(struct tctx *x, struct plan *p, struct tinsn *ti,
 	k.base_is = p->is[R_RSP];
 	k.index_is = p->is[NONE];
 	ti->off = p->moved[R_RSP] + disp;
-	ti->group = (int8_t)join(x, p, &k, ti->off, 8, 0, write);
+	ti->group = (int8_t)join(x, p, &k, ti->off, x->word, 0, write);
 }
 
-/* The constant that a 64-bit register gets added; false: something else. */
-static bool constant_step(const struct tinsn *ti, unsigned *reg, int64_t *by)
+/* The constant that a whole register gets added; false: something else. */
+static bool constant_step(const struct tctx *x, const struct tinsn *ti,
+			  unsigned *reg, int64_t *by)
 {
 	const ZydisDecodedOperand *a = &ti->d.op[0], *b = &ti->d.op[1];
 
 	if (a->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    ZydisRegisterGetClass(a->reg.value) != ZYDIS_REGCLASS_GPR64)
+	    ZydisRegisterGetClass(a->reg.value) !=
+		    (x->wide ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32))
 		return false;
 	*reg = reg_number(a->reg.value);
 	switch (ti->d.i.mnemonic) {
@@ -161,7 +171,7 @@ static bool constant_step(const struct tinsn *ti, unsigned *reg, int64_t *by)
 	case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
 	case ZYDIS_MNEMONIC_LEA:
 		*by = b->mem.disp.has_displacement ? b->mem.disp.value : 0;
-		return ti->d.i.address_width == 64 &&
+		return ti->d.i.address_width == x->word * 8 &&
 		       b->mem.index == ZYDIS_REGISTER_NONE &&
 		       b->mem.base == a->reg.value;
 	default: return false;
@@ -185,13 +195,14 @@ static void forget(struct plan *p, unsigned reg)
 	p->moved[reg] = 0;
 }
 
-static void plan_writes(struct plan *p, const struct tinsn *ti)
+static void plan_writes(const struct tctx *x, struct plan *p,
+			const struct tinsn *ti)
 {
 	const struct decoded *d = &ti->d;
 	int64_t by;
 	unsigned r;
 
-	if (constant_step(ti, &r, &by)) {
+	if (constant_step(x, ti, &r, &by)) {
 		move(p, r, by);
 		return;
 	}
@@ -203,10 +214,14 @@ static void plan_writes(struct plan *p, const struct tinsn *ti)
 		    !is_gpr(op->reg.value))
 			continue;
 		r = reg_number(op->reg.value) & 15;
-		if (r == R_RSP && d->i.mnemonic == ZYDIS_MNEMONIC_PUSH)
-			move(p, r, -8);
-		else if (r == R_RSP && d->i.mnemonic == ZYDIS_MNEMONIC_POP)
-			move(p, r, 8);
+		/* POP RSP names it. */
+		if (r != R_RSP ||
+		    op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			forget(p, r);
+		else if (d->i.mnemonic == ZYDIS_MNEMONIC_PUSH)
+			move(p, r, -x->word);
+		else if (d->i.mnemonic == ZYDIS_MNEMONIC_POP)
+			move(p, r, x->word);
 		else
 			forget(p, r);
 	}
@@ -230,15 +245,15 @@ void group_plan(struct tctx *x)
 	for (unsigned n = 0; n < x->n; n++) {
 		struct tinsn *ti = &x->ti[n];
 		const struct decoded *d = &ti->d;
-		bool word = d->i.operand_width == 64;
+		bool word = d->i.operand_width == x->word * 8;
 
 		ti->group = -1;
-		if (!x->wide || !d->i.length)
+		if (!d->i.length)
 			continue;
 		switch (d->i.mnemonic) {
 		case ZYDIS_MNEMONIC_PUSH:
 			if (word && d->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
-				plan_stack(x, &p, ti, -8, true);
+				plan_stack(x, &p, ti, -x->word, true);
 			break;
 		case ZYDIS_MNEMONIC_POP:
 		case ZYDIS_MNEMONIC_RET:
@@ -247,7 +262,7 @@ void group_plan(struct tctx *x)
 			break;
 		case ZYDIS_MNEMONIC_CALL:
 			if (word && d->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY)
-				plan_stack(x, &p, ti, -8, true);
+				plan_stack(x, &p, ti, -x->word, true);
 			break;
 		case ZYDIS_MNEMONIC_LEA: break;
 		default:
@@ -259,7 +274,7 @@ void group_plan(struct tctx *x)
 					    ZYDIS_OPERAND_ENCODING_MODRM_RM)
 					plan_operand(x, &p, ti, &d->op[m]);
 		}
-		plan_writes(&p, ti);
+		plan_writes(x, &p, ti);
 		if (may_change_segments(ti))
 			p.seg_is++;
 	}
