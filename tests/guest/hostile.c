@@ -2,7 +2,7 @@
 /*
  * hostile.c - guest code that a translator finds hard
  *
- * hostile [--only NAME] [--engine E]
+ * hostile [--only NAME] [--engine E] [--kicks N]
  *
  * Each program runs interpreted, mixed and translated.  Its port writes, its
  * end, every register and all memory must be the same, and be what the table
@@ -37,7 +37,7 @@ enum {
 	ALIAS = 0x1000000,
 	TOP_PAGE = 0x34000,
 	OUT = 0x510,
-	KICKS = 300,
+	KICKS = 3000,
 };
 
 #define END_OF "mov $0x5ff, %dx\n out %al, %dx\n 99: jmp 99b\n"
@@ -690,23 +690,360 @@ static void run_all(const struct program *p)
 	}
 }
 
+/* -- with a second thread ------------------------------------------------- */
+
+/*
+ * vCPU 0 changes a function and asks vCPU 1, which serializes by CPUID, to
+ * run it: it must be the new one.  Words: 0x10000 the request, 0x10008 the
+ * answer, 0x1000c its number.
+ */
+PAYLOAD(cross_writer, 64,
+	"mov $1, %ebx\n xor %r9d, %r9d\n"
+	"1: mov %ebx, 0x12001\n mfence\n mov %ebx, 0x10000\n"
+	"2: pause\n cmp %ebx, 0x1000c\n jne 2b\n"
+	"cmp %ebx, 0x10008\n je 3f\n inc %r9d\n 3: inc %ebx\n"
+	"cmp $3000, %ebx\n jb 1b\n mov %r9d, %eax\n" SHOW END_OF);
+PAYLOAD(cross_runner, 64,
+	"mov $0x12000, %edi\n xor %esi, %esi\n"
+	"1: mov 0x10000, %r8d\n cmp %r8d, %esi\n je 1b\n mov %r8d, %esi\n"
+	"xor %eax, %eax\n cpuid\n call *%rdi\n mov %eax, 0x10008\n"
+	"mov %esi, 0x1000c\n jmp 1b\n");
+/* Without a word: a loop is changed that never looks up. */
+PAYLOAD(cross_silent, 64,
+	"mov $1, %ebx\n 1: mov %ebx, 0x12001\n"
+	"2: pause\n cmp %ebx, 0x10008\n jne 2b\n inc %ebx\n"
+	"cmp $500, %ebx\n jb 1b\n xor %eax, %eax\n" SHOW END_OF);
+
+struct second {
+	struct hv_vcpu *cpu;
+	atomic_bool stop;
+	unsigned others;
+};
+
+static void *run_second(void *arg)
+{
+	struct second *s = arg;
+	struct hv_exit e;
+
+	while (!atomic_load(&s->stop))
+		if (hv_vcpu_run(s->cpu, &e) || e.reason != HV_EXIT_KICKED) {
+			s->others++;
+			break;
+		}
+	return NULL;
+}
+
+static bool run_cross(const char *engine, const uint8_t *code,
+		      const uint8_t *end, bool silent)
+{
+	static const uint8_t f[] = { 0xb8, 0, 0, 0, 0, 0xc3 };
+	/* mov $0, %eax; mov %eax, 0x10008; jmp .-12 */
+	static const uint8_t loop[] = { 0xb8, 0, 0, 0, 0,    0x89, 0x04,
+					0x25, 8, 0, 1, 0x00, 0xeb, 0xf2 };
+	struct second s = { .others = 0 };
+	struct husk_error err = { 0 };
+	static struct hv_state st;
+	static struct bare g;
+	pthread_t t;
+	bool ok;
+
+	bare_start(&g, engine, BARE_LONG, code, end);
+	memcpy(g.mem + 0x13000, cross_runner,
+	       bare_bytes(cross_runner, cross_runner_end));
+	memcpy(g.mem + 0x12000, silent ? loop : f,
+	       silent ? sizeof(loop) : sizeof(f));
+	if (hv_vcpu_create(g.vm, 1, &s.cpu, &err))
+		bare_die(err.text, EIO);
+	bare_get(&g, HV_STATE_GENERAL | HV_STATE_SYSTEM, &st);
+	st.apic_base &= ~0x100ull; /* not the first */
+	st.rip = silent ? 0x12000 : 0x13000;
+	st.gpr[HV_RSP] = 0x1e000;
+	st.event.mp = HV_MP_RUNNABLE;
+	if (hv_vcpu_set(s.cpu,
+			HV_STATE_GENERAL | HV_STATE_SYSTEM | HV_STATE_EVENT,
+			&st) ||
+	    pthread_create(&t, NULL, run_second, &s))
+		bare_die("the second vCPU", EIO);
+	ok = bare_run(&g) == HV_EXIT_PIO && g.exit.pio.port == OUT &&
+	     !g.exit.pio.value;
+	if (!ok)
+		printf("# exit %d, %u wrong answers\n", g.exit.reason,
+		       g.exit.pio.value);
+	atomic_store(&s.stop, true);
+	hv_vcpu_kick(s.cpu);
+	pthread_join(t, NULL);
+	ok &= !s.others;
+	bare_stop(&g);
+	return ok;
+}
+
+/* A loop that shows a constant of its own code in memory. */
+PAYLOAD(shower, 64,
+	"1: mov $0, %eax\n mov %eax, 0x10008\n incl 0x1000c\n jmp 1b\n");
+/* One that reads and writes a page which comes and goes. */
+PAYLOAD(toucher, 64,
+	"1: mov 0x33000, %eax\n mov %ebx, 0x33008\n inc %ebx\n"
+	"incl 0x1000c\n jmp 1b\n");
+PAYLOAD(spin_jmp, 64, "1: jmp 1b\n");
+PAYLOAD(spin_dec, 64, "1: lea 1(%rax), %rax\n dec %rcx\n jmp 1b\n");
+PAYLOAD(spin_call, 64, "1: call 2f\n jmp 1b\n .fill 3000, 1, 0x90\n 2: ret\n");
+PAYLOAD(spin_ind, 64,
+	"lea 2f(%rip), %rbx\n lea 1f(%rip), %rdx\n"
+	"1: jmp *%rbx\n .fill 5000, 1, 0x90\n 2: jmp *%rdx\n");
+PAYLOAD(spin_rep, 64,
+	"1: mov $0x100000, %ecx\n mov $0x100000, %edi\n"
+	"mov $0x80000, %esi\n shr $1, %ecx\n rep movsb\n jmp 1b\n");
+PAYLOAD(spin_vec, 64,
+	"1: paddd %xmm1, %xmm0\n mulps %xmm0, %xmm2\n"
+	"movdqu %xmm0, 0x10000\n dec %rcx\n jnz 1b\n jmp 1b\n");
+PAYLOAD(spin_smc, 64, "1: incl 2f + 1(%rip)\n 2: mov $0, %eax\n jmp 1b\n");
+ALIGNED(spin_fault, 64,
+	"jmp 1f\n .balign 64\n add $8, %rsp\n iretq\n"
+	"1: mov 0x800000000, %eax\n jmp 1b\n");
+
+struct runner {
+	struct bare g;
+	atomic_bool stop;
+	atomic_uint mmio, others, kicked;
+	_Atomic uint64_t returned; /* ns, of the last kick */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static void *run_loop(void *arg)
+{
+	struct runner *r = arg;
+
+	while (!atomic_load(&r->stop)) {
+		switch (bare_run(&r->g)) {
+		case HV_EXIT_MMIO:
+			r->g.exit.mmio.value = 0x77;
+			atomic_fetch_add(&r->mmio, 1);
+			break;
+		case HV_EXIT_KICKED:
+			atomic_store(&r->returned, now_ns());
+			atomic_fetch_add(&r->kicked, 1);
+			break;
+		default: atomic_fetch_add(&r->others, 1); return NULL;
+		}
+	}
+	return NULL;
+}
+
+static void loop_start(struct runner *r, pthread_t *t, const char *engine,
+		       const uint8_t *code, const uint8_t *end)
+{
+	memset(r, 0, sizeof(*r));
+	bare_start(&r->g, engine, BARE_LONG, code, end);
+	fine_pages(&r->g);
+	gate(&r->g, 14, BARE_CODE + 64);
+	if (pthread_create(t, NULL, run_loop, r))
+		bare_die("a thread", EAGAIN);
+}
+
+static void loop_stop(struct runner *r, pthread_t t)
+{
+	atomic_store(&r->stop, true);
+	hv_vcpu_kick(r->g.cpu);
+	pthread_join(t, NULL);
+	hv_vcpu_complete(r->g.cpu, &r->g.exit);
+	bare_stop(&r->g);
+}
+
+static uint32_t guest_word(struct bare *g, unsigned at)
+{
+	return *(volatile uint32_t *)(void *)(g->mem + at);
+}
+
+static bool reaches(struct bare *g, unsigned at, uint32_t v)
+{
+	for (unsigned k = 0; k < 20000; k++) {
+		if (guest_word(g, at) == v)
+			return true;
+		usleep(k < 100 ? 10 : 1000);
+	}
+	printf("# memory %#x is %u, not %u\n", at, guest_word(g, at), v);
+	return false;
+}
+
+static bool moves(struct bare *g)
+{
+	uint32_t was = guest_word(g, 0x1000c);
+
+	for (unsigned k = 0; k < 20000; k++) {
+		if (guest_word(g, 0x1000c) != was)
+			return true;
+		usleep(k < 100 ? 10 : 1000);
+	}
+	printf("# the loop stands still\n");
+	return false;
+}
+
+/* A device writes hot code; the loop must see each write. */
+static bool run_device(const char *engine)
+{
+	static struct runner r;
+	bool ok = true;
+	pthread_t t;
+
+	loop_start(&r, &t, engine, shower, shower_end);
+	for (uint32_t n = 1; n < 200 && ok; n++) {
+		memcpy(r.g.mem + BARE_CODE + 1, &n, 4);
+		hv_mem_written(r.g.vm, BARE_CODE, 8);
+		ok = reaches(&r.g, 0x10008, n);
+	}
+	loop_stop(&r, t);
+	return ok && !atomic_load(&r.others);
+}
+
+/*
+ * Memory is taken away, made read-only and given back while it is used.  As
+ * soon as a call returns, no access may take the old way.
+ */
+static bool run_slots(const char *engine)
+{
+	static struct runner r;
+	unsigned rw = HV_MEM_READ | HV_MEM_WRITE;
+	bool ok = true;
+	pthread_t t;
+
+	loop_start(&r, &t, engine, toucher, toucher_end);
+	for (unsigned n = 0; n < 60 && ok; n++) {
+		unsigned was;
+
+		ok = moves(&r.g) && !hv_mem_unmap(r.g.vm, 0x33000, 0x1000);
+		memset(r.g.mem + 0x33008, 0xee, 4);
+		was = atomic_load(&r.mmio);
+		ok &= moves(&r.g) && moves(&r.g);
+		ok &= atomic_load(&r.mmio) > was;
+		ok &= guest_word(&r.g, 0x33008) == 0xeeeeeeee;
+		ok &= !hv_mem_map(r.g.vm, 0x33000, 0x1000, r.g.mem + 0x33000,
+				  n & 1 ? rw : HV_MEM_READ);
+		if (!(n & 1)) {
+			ok &= moves(&r.g) && moves(&r.g) &&
+			      guest_word(&r.g, 0x33008) == 0xeeeeeeee;
+			ok &= !hv_mem_protect(r.g.vm, 0x33000, 0x1000, rw);
+		}
+		/* The code itself goes to other memory of the same content. */
+		ok &= !hv_mem_protect(r.g.vm, 0x8000, 0x1000,
+				      n & 2 ? rw : HV_MEM_READ);
+	}
+	loop_stop(&r, t);
+	return ok && !atomic_load(&r.others);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+static unsigned kicks = 40;
+
+/* Every kick ends the run; how soon is shown. */
+static bool run_kicks(const char *engine, const char *name, const uint8_t *code,
+		      const uint8_t *end)
+{
+	static uint64_t late[KICKS];
+	static struct runner r;
+	bool ok = true;
+	pthread_t t;
+
+	loop_start(&r, &t, engine, code, end);
+	for (unsigned n = 0; n < kicks && ok; n++) {
+		uint64_t at, ns = 0;
+
+		usleep(200);
+		at = now_ns();
+		hv_vcpu_kick(r.g.cpu);
+		for (unsigned k = 0; atomic_load(&r.kicked) == n; k++) {
+			if (atomic_load(&r.others) || k > 100000) {
+				ok = false;
+				break;
+			}
+			usleep(k < 1000 ? 20 : 1000);
+		}
+		ns = atomic_load(&r.returned);
+		late[n] = ns > at ? ns - at : 0;
+	}
+	loop_stop(&r, t);
+	qsort(late, kicks, sizeof(late[0]), by_value);
+	printf("# kick of %s on %s: median %.1f us, 90%% %.1f us, 99%% %.1f "
+	       "us, most %.1f us\n",
+	       name, engine, (double)late[kicks / 2] / 1e3,
+	       (double)late[kicks * 9 / 10] / 1e3,
+	       (double)late[kicks * 99 / 100] / 1e3,
+	       (double)late[kicks - 1] / 1e3);
+	return ok;
+}
+
+static bool wanted(const char *name)
+{
+	return !only || !strcmp(only, name);
+}
+
+static void run_threads(const char *engine)
+{
+	static const struct {
+		const char *name;
+		const uint8_t *code, *end;
+	} spin[] = {
+		{ P(spin_jmp) }, { P(spin_dec) },   { P(spin_call) },
+		{ P(spin_ind) }, { P(spin_rep) },   { P(spin_vec) },
+		{ P(spin_smc) }, { P(spin_fault) },
+	};
+
+	if (wanted("cross"))
+		result(run_cross(engine, cross_writer, cross_writer_end, false),
+		       "cross", engine);
+	if (wanted("cross_silent"))
+		result(run_cross(engine, cross_silent, cross_silent_end, true),
+		       "cross_silent", engine);
+	if (wanted("device"))
+		result(run_device(engine), "device", engine);
+	if (wanted("slots"))
+		result(run_slots(engine), "slots", engine);
+	for (unsigned k = 0; k < sizeof(spin) / sizeof(spin[0]); k++)
+		if (wanted(spin[k].name))
+			result(run_kicks(engine, spin[k].name, spin[k].code,
+					 spin[k].end),
+			       spin[k].name, engine);
+}
+
 int main(int argc, char **argv)
 {
+	static const char *const engines[] = { "soft,interp", "soft",
+					       "soft,eager" };
+
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--only")) {
 			only = argv[i + 1];
 		} else if (!strcmp(argv[i], "--engine")) {
 			only_engine = argv[i + 1];
+		} else if (!strcmp(argv[i], "--kicks")) {
+			kicks = (unsigned)strtoul(argv[i + 1], NULL, 0);
+			if (!kicks || kicks > KICKS)
+				kicks = KICKS;
 		} else {
 			fprintf(stderr, "hostile: what is %s?\n", argv[i]);
 			return 2;
 		}
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	alarm(100);
+	alarm(280);
 	for (unsigned k = 0; k < sizeof(programs) / sizeof(programs[0]); k++)
-		if (!only || !strcmp(only, programs[k].name))
+		if (wanted(programs[k].name))
 			run_all(&programs[k]);
+	for (unsigned k = 0; k < 3; k++)
+		if (!only_engine || !strcmp(only_engine, engines[k]))
+			run_threads(engines[k]);
 	printf("1..%u\n", tests);
 	return failures || !tests;
 }
