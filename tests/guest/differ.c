@@ -1143,7 +1143,7 @@ int main(int argc, char **argv)
 	native_start();
 	guest_start(engine);
 	for (number = first; number < first + count; number++) {
-		rng = seed * 0x9e3779b97f4a7c15 + number * 0xbf58476d1ce4e5b9;
+		rng = seed * 0xd1342543de82ef95 + number * 0xbf58476d1ce4e5b9;
 		rnd();
 		memset(&in, 0, sizeof(in));
 		random_case(&in, &s);

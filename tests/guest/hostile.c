@@ -702,7 +702,7 @@ PAYLOAD(cross_writer, 64,
 	"1: mov %ebx, 0x12001\n mfence\n mov %ebx, 0x10000\n"
 	"2: pause\n cmp %ebx, 0x1000c\n jne 2b\n"
 	"cmp %ebx, 0x10008\n je 3f\n inc %r9d\n 3: inc %ebx\n"
-	"cmp $3000, %ebx\n jb 1b\n mov %r9d, %eax\n" SHOW END_OF);
+	"cmp $600, %ebx\n jb 1b\n mov %r9d, %eax\n" SHOW END_OF);
 PAYLOAD(cross_runner, 64,
 	"mov $0x12000, %edi\n xor %esi, %esi\n"
 	"1: mov 0x10000, %r8d\n cmp %r8d, %esi\n je 1b\n mov %r8d, %esi\n"
@@ -712,7 +712,7 @@ PAYLOAD(cross_runner, 64,
 PAYLOAD(cross_silent, 64,
 	"mov $1, %ebx\n 1: mov %ebx, 0x12001\n"
 	"2: pause\n cmp %ebx, 0x10008\n jne 2b\n inc %ebx\n"
-	"cmp $500, %ebx\n jb 1b\n xor %eax, %eax\n" SHOW END_OF);
+	"cmp $150, %ebx\n jb 1b\n xor %eax, %eax\n" SHOW END_OF);
 
 struct second {
 	struct hv_vcpu *cpu;
@@ -893,7 +893,7 @@ static bool run_device(const char *engine)
 	pthread_t t;
 
 	loop_start(&r, &t, engine, shower, shower_end);
-	for (uint32_t n = 1; n < 200 && ok; n++) {
+	for (uint32_t n = 1; n < 60 && ok; n++) {
 		memcpy(r.g.mem + BARE_CODE + 1, &n, 4);
 		hv_mem_written(r.g.vm, BARE_CODE, 8);
 		ok = reaches(&r.g, 0x10008, n);
@@ -914,7 +914,7 @@ static bool run_slots(const char *engine)
 	pthread_t t;
 
 	loop_start(&r, &t, engine, toucher, toucher_end);
-	for (unsigned n = 0; n < 60 && ok; n++) {
+	for (unsigned n = 0; n < 24 && ok; n++) {
 		unsigned was;
 
 		ok = moves(&r.g) && !hv_mem_unmap(r.g.vm, 0x33000, 0x1000);
