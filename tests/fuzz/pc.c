@@ -58,7 +58,8 @@ struct vm *pc_create(void)
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", disk);
 		if (vm_config_add_disk(cfg, path, false) ||
 		    vm_config_add_device(cfg, "pc-testdev", &err) ||
-		    vm_config_add_device(cfg, "debug-exit", &err))
+		    vm_config_add_device(cfg, "debug-exit", &err) ||
+		    vm_config_add_net(cfg, "null,queues=4", &err))
 			abort();
 	}
 	if (vm_create(cfg, &vm, &err)) {

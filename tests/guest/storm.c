@@ -334,6 +334,8 @@ static struct vm_config *make_config(struct storm *s, struct husk_error *err)
 	for (unsigned k = 0; k < sizeof(devices) / sizeof(devices[0]); k++)
 		if (vm_config_add_device(cfg, devices[k], err))
 			die(s, devices[k], err->text);
+	if (vm_config_add_net(cfg, "shared,queues=4", err))
+		die(s, "network", err->text);
 	vm_config_set_output(cfg, VM_SERIAL, on_output, s);
 	vm_config_set_output(cfg, VM_CONSOLE, on_output, s);
 	vm_config_set_log(cfg, on_log, s);

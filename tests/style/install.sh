@@ -30,4 +30,9 @@ for e in hello:husk-hv boot:husk-vm; do
 	cc $asan -o "$dir/${e%:*}" "$top/examples/${e%:*}.c" \
 		$(pkg-config --cflags --libs "${e#*:}") -Wl,-rpath-link,"${pc%/pkgconfig}"
 done
+printf '#include <husk/vmnet.h>\nint main(void) { struct vmnet *n;
+return vmnet_create(0, &n, 0) ? 1 : (vmnet_destroy(n), 0); }\n' >"$dir/net.c"
+# shellcheck disable=SC2046,SC2086
+cc $asan -o "$dir/net" "$dir/net.c" $(pkg-config --cflags --libs husk-vmnet)
+LD_LIBRARY_PATH=${pc%/pkgconfig} "$dir/net"
 LD_LIBRARY_PATH=${pc%/pkgconfig} "$dir/hello" soft | grep -q '^soft: Hi$'

@@ -88,6 +88,24 @@ if [ -n "$kernel" ]; then
 	run 2 'file=PATH is missing' $k --device virtio-blk
 	run 2 'virtio-rng has no options' $k --device virtio-rng,x=1
 	refused 2 'engine hyperdrive: unknown' run $k --engine hyperdrive
+	run 2 'network frob: there are' $k --net frob
+	run 2 'no option "colour=red"' $k --net shared,colour=red
+	run 2 'no option "listen"' $k --net shared,listen
+	run 2 '"mac=1:2:3" is not possible' $k --net shared,mac=1:2:3
+	run 2 '"mac=01:00:00:00:00:01" is not' $k --net null,mac=01:00:00:00:00:01
+	run 2 '"mtu=100" is not possible' $k --net shared,mtu=100
+	run 2 '"queues=9" is not possible' $k --net shared,queues=9
+	run 2 'nowhere: No such file' $k --net unix=nowhere
+	run 2 'nowhere/x: listening: No such' $k --net unix=nowhere/x,listen
+	run 2 'fd 999: Bad file' $k --net fd=999
+	run 2 'fd 0: .*socket' $k --net fd=0
+	run 2 'tap fd:0: not a tap' $k --net tap=fd:0
+	run 2 'tap a-name-that-is-too-long: not the name' $k \
+		--net tap=a-name-that-is-too-long
+	run 2 'forward 80: not .*2222:22' $k --forward 80
+	run 2 'forward 8.8.8.8:80:80: Cannot assign' $k --forward 8.8.8.8:80:80
+	run 2 'needs a network of kind shared' $k --net none --forward 1:1
+	run 2 'type=unixstream,path=PATH is missing' $k --device virtio-net
 	run 2 'timeout 0' $k --timeout 0
 	run 2 'timeout soon' $k --timeout soon
 	run 2 'reboot never' $k --reboot never
