@@ -231,24 +231,46 @@ static void stub_site(struct tctx *x, unsigned site)
 	e_jmp_to(&x->e, x->t->thunk_site);
 }
 
+/* The jump at at may be aimed at target's block. */
+static void chain(struct tctx *x, uint8_t *at, uint64_t target)
+{
+	unsigned site = trans_new_site(x->t, SITE_CHAIN, target);
+
+	x->t->site[site].patch = at;
+	x->t->site[site].checked = (target ^ x->tb->lin) & ~0xfffull;
+	cold_add(x, at, site);
+}
+
 /* Go to target, when cc >= 0 on that condition. */
 void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 {
-	struct trans *t = x->t;
-	unsigned site;
+	bool again = target == x->tb->lin && x->mmu == x->tb->key >> 24;
+	bool save = live && x->fl_host && !x->fl_mem;
 	uint8_t *at;
 
-	if (live && x->fl_host && !x->fl_mem)
-		flags_save(x);
-	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
-	if (target == x->tb->lin && x->mmu == x->tb->key >> 24 && !x->e.full) {
-		e_aim(at, x->tb->entry);
+	/* Who goes on here mostly does not need them: save them on the way. */
+	if (save && cc >= 0 && !again && x->nleave < MAX_LEAVE) {
+		x->leave[x->nleave++] =
+			(struct leave){ .at = e_jcc(&x->e, (unsigned)cc),
+					.target = target };
 		return;
 	}
-	site = trans_new_site(t, SITE_CHAIN, target);
-	t->site[site].patch = at;
-	t->site[site].checked = (target ^ x->tb->lin) & ~0xfffull;
-	cold_add(x, at, site);
+	if (save)
+		flags_save(x);
+	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
+	if (again && !x->e.full)
+		e_aim(at, x->tb->entry);
+	else
+		chain(x, at, target);
+}
+
+static void emit_leaves(struct tctx *x)
+{
+	for (unsigned n = 0; n < x->nleave; n++) {
+		e_aim(x->leave[n].at, x->e.p);
+		flags_save(x);
+		chain(x, e_jmp(&x->e), x->leave[n].target);
+	}
 }
 
 /* -- the block ------------------------------------------------------------ */
@@ -523,6 +545,7 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	x.fl_mem = true;
 	emit_head(&x);
 	emit_body(&x, goes_on);
+	emit_leaves(&x);
 	for (unsigned n = 0; n < x.ncold; n++) {
 		unsigned site = x.cold[n].site;
 

@@ -173,6 +173,14 @@ struct cold {
 
 enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 2 };
 
+/* A conditional exit that saves the flags when it is taken. */
+struct leave {
+	uint8_t *at;
+	uint64_t target;
+};
+
+enum { MAX_LEAVE = TRANS_INSNS * 2 };
+
 struct tctx {
 	struct trans *t;
 	struct cpu *c;
@@ -185,6 +193,8 @@ struct tctx {
 	bool vec, x87;
 	struct cold cold[MAX_COLD];
 	unsigned ncold;
+	struct leave leave[MAX_LEAVE];
+	unsigned nleave;
 	uint32_t tlb; /* offset of the TLB of this mode in struct cpu */
 	unsigned mmu;
 	bool wide;    /* 64-bit code, else 32-bit: flat segments */
