@@ -303,7 +303,8 @@ struct park {
 enum {
 	XTAB_SIZE = TLB_SIZE,
 	XTAB_GPA_BITS = 39,
-	ITAB_SIZE = 4096,
+	ITAB_BITS = 15,
+	ITAB_SIZE = 1 << ITAB_BITS,
 	MAX_STALE = 64
 };
 

@@ -285,6 +285,13 @@ static bool is_vec(const struct decoded *d)
 	case ZYDIS_MNEMONIC_VLDMXCSR:
 	case ZYDIS_MNEMONIC_STMXCSR:
 	case ZYDIS_MNEMONIC_VSTMXCSR: return true;
+	/* Conversions too, of extensions such as "long mode". */
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CQO: return false;
 	default: break;
 	}
 	/* CVTSD2SI from memory names no vector register. */

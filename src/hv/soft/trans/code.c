@@ -231,11 +231,13 @@ static void emit_thunks(struct trans *t)
 		uintptr_t)(enter + t->to_rx);
 }
 
-/* An empty entry holds an address that is looked up elsewhere. */
+/* An empty entry holds an address that is looked up elsewhere: 0 or 1. */
 static void itab_clear(struct cpu *c, unsigned mmu)
 {
-	for (unsigned i = 0; i < ITAB_SIZE; i++)
-		c->itab[mmu][i] = (struct itab_entry){ .rip = i ^ 1 };
+	if (c->trans->itab_used[mmu])
+		memset(c->itab[mmu], 0, sizeof(c->itab[mmu]));
+	c->itab[mmu][0].rip = 1;
+	c->trans->itab_used[mmu] = false;
 }
 
 /* -- life ----------------------------------------------------------------- */
@@ -374,7 +376,7 @@ static void catch_up(struct trans *t)
 
 static struct itab_entry *itab_at(struct cpu *c, uint64_t rip)
 {
-	return &c->itab[c->mmu][(rip ^ (rip >> 12)) & (ITAB_SIZE - 1)];
+	return &c->itab[c->mmu][(rip ^ (rip >> ITAB_BITS)) & (ITAB_SIZE - 1)];
 }
 
 static bool room(const struct trans *t)
@@ -547,6 +549,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	/* Everything was dropped: the jump is no more. */
 	if (flushes != c->stats.code_flushes)
 		patch = NULL;
+	t->itab_used[c->mmu] = true;
 	it->rip = lin;
 	it->code = (uintptr_t)(b->checked + t->to_rx);
 	if (patch)

@@ -16,9 +16,9 @@ static void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 
 	x->t->site[site].undo = undo;
 	e_mov(e, T1, T0);
-	E(e, 0x49, 0xc1, 0xef, 12); /* shr r15, 12 */
-	e_rr(e, 0x31, T1, T0);	    /* xor r15, rax */
-	E(e, 0x41, 0x81, 0xe7);	    /* and r15d, */
+	E(e, 0x49, 0xc1, 0xef, ITAB_BITS); /* shr r15, */
+	e_rr(e, 0x31, T1, T0);		   /* xor r15, rax */
+	E(e, 0x41, 0x81, 0xe7);		   /* and r15d, */
 	e4(e, ITAB_SIZE - 1);
 	E(e, 0x41, 0xc1, 0xe7, 4); /* shl r15d, 4 */
 	e_gs_base(e, 0x3b, T0, T1,

@@ -104,6 +104,7 @@ struct trans {
 	struct tblock *hash[TB_HASH];
 	struct tlink *by_page[TB_HASH];
 	uint32_t itab_key[MMU_COUNT];
+	bool itab_used[MMU_COUNT];
 	unsigned hot;
 	struct tblock *found; /* by the last find() */
 	void (*enter)(struct cpu *c, const uint8_t *code);
