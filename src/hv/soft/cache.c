@@ -19,7 +19,8 @@
 enum {
 	ARENA_SIZE =
 		48 << 20, /* bytes per vCPU, reserved; a boot uses 25 MiB */
-	HASH_SIZE = 1 << 15,
+	HASH_BITS = 17,
+	HASH_SIZE = 1 << HASH_BITS,
 	FRONT_SIZE = 1 << 12,
 };
 
@@ -75,7 +76,7 @@ static unsigned hash_of(uint64_t gpa, uint32_t key)
 {
 	uint64_t h = (gpa ^ ((uint64_t)key << 40)) * 0x9e3779b97f4a7c15ull;
 
-	return (unsigned)(h >> 49) & (HASH_SIZE - 1);
+	return (unsigned)(h >> (64 - HASH_BITS));
 }
 
 /* An instruction that runs over the end of its page: its bytes, collected. */
@@ -197,7 +198,7 @@ struct block *cache_find(struct cpu *c)
 	struct block_cache *k = c->cache;
 	struct code_page p;
 	struct front *f;
-	struct block *b;
+	struct block *b, **at;
 	unsigned h;
 
 	if (c->mode != MODE_64) {
@@ -213,10 +214,17 @@ struct block *cache_find(struct cpu *c)
 		cpu_error(c, "instruction fetch outside memory at %#llx",
 			  (unsigned long long)lin);
 	h = hash_of(p.gpa, c->mode_key);
-	for (b = k->hash[h]; b; b = b->next)
+	/* What is stale goes: patched code leaves much of that. */
+	for (at = &k->hash[h]; (b = *at);) {
+		if (!block_valid(b)) {
+			*at = b->next;
+			continue;
+		}
 		if (b->gpa == p.gpa && b->key == c->mode_key &&
-		    block_valid(b) && goes_on(c, lin, b))
+		    goes_on(c, lin, b))
 			break;
+		at = &b->next;
+	}
 	if (!b) {
 		b = make_block(c, lin, &p);
 		b->next = k->hash[h];

@@ -480,6 +480,7 @@ static void arm(struct cpu *c)
 
 static void loop(struct cpu *c)
 {
+	struct block *cold;
 	unsigned poll = 0;
 	uint8_t vector;
 
@@ -511,8 +512,13 @@ static void loop(struct cpu *c)
 		}
 		if (c->trans) {
 			arm(c);
-			if (trans_run(c))
+			cold = NULL;
+			if (trans_run(c, &cold))
 				continue;
+			if (cold) {
+				run_block(c, cold);
+				continue;
+			}
 		}
 		run_block(c, cache_find(c));
 	}

@@ -313,7 +313,8 @@ struct insn *trans_keep_insn(struct trans *t, const struct insn *in)
 
 static unsigned hash_of(uint64_t a, uint64_t b)
 {
-	return (unsigned)(((a ^ (b << 13)) * 0x9e3779b97f4a7c15ull) >> 50);
+	return (unsigned)(((a ^ (b << 13)) * 0x9e3779b97f4a7c15ull) >>
+			  (64 - TB_HASH_BITS));
 }
 
 static unsigned page_hash(const struct soft_page *p)
@@ -456,8 +457,18 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	struct code_page p;
 	struct tblock *b, **at;
 	uint32_t key = trans_key(c);
-	struct block *cold;
+	struct block *cold = NULL;
 
+	t->cold = NULL;
+	if (t->hot) {
+		/* Decoded anew, it may have been translated before. */
+		cold = cache_find(c);
+		if (cold->heat && cold->heat < t->hot) {
+			cold->heat++;
+			t->cold = cold;
+			return NULL;
+		}
+	}
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
 	/* Dead blocks go: code that changes all the time leaves many. */
@@ -469,10 +480,9 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 			return b->entry ? b : NULL;
 		else
 			at = &b->next;
-	if (t->hot) {
-		cold = cache_find(c);
-		if (++cold->heat < t->hot)
-			return NULL;
+	if (cold && ++cold->heat < t->hot) {
+		t->cold = cold;
+		return NULL;
 	}
 	b = translate(t, lin, &p);
 	return b && b->entry ? b : NULL;
@@ -694,7 +704,7 @@ void trans_stats(const struct cpu *c, struct hv_stats *stats)
 	}
 }
 
-bool trans_run(struct cpu *c)
+bool trans_run(struct cpu *c, struct block **cold)
 {
 	struct trans *t = c->trans;
 	uint8_t *to;
@@ -707,7 +717,9 @@ bool trans_run(struct cpu *c)
 		c->tr.interpret = false;
 		return false;
 	}
+	t->cold = NULL;
 	to = next(t, NULL, false);
+	*cold = t->cold;
 	if (!to)
 		return false;
 	c->tr.vec_loaded = c->tr.x87_loaded = 0;

@@ -87,9 +87,10 @@ enum {
 	MAX_SITES = 1 << 20,
 	MAX_TINSNS = 1 << 19,
 	MAX_TBLOCKS = 1 << 18,
-	TB_HASH = 1 << 14,
+	TB_HASH_BITS = 17,
+	TB_HASH = 1 << TB_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
-	HOT = 12	  /* runs in the interpreter before translation */
+	HOT = 24	  /* runs in the interpreter before translation */
 };
 
 struct trans {
@@ -107,6 +108,7 @@ struct trans {
 	bool itab_used[MMU_COUNT];
 	unsigned hot;
 	struct tblock *found; /* by the last find() */
+	struct block *cold;   /* what it found not to be hot yet */
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
 	struct tinsn *scratch;
@@ -119,8 +121,11 @@ int trans_init(struct cpu *c);
 void trans_finish(struct cpu *c);
 /* Fill in what only the translator knows. */
 void trans_stats(const struct cpu *c, struct hv_stats *stats);
-/* Run translated code at c->rip; false: there is none, interpret. */
-bool trans_run(struct cpu *c);
+/*
+ * Run translated code at c->rip; false: there is none, interpret; *cold is
+ * the decoded block when it has come by that.
+ */
+bool trans_run(struct cpu *c, struct block **cold);
 /* For block.c: */
 unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip);
 struct insn *trans_keep_insn(struct trans *t, const struct insn *in);
