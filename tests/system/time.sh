@@ -29,7 +29,7 @@ mkfifo "$tmp/fifo"
 pid=$!
 # cpu - ticks of the host's processors that the machine has used
 cpu() { awk '{ print $14 + $15 }' "/proc/$pid/stat"; }
-while ! grep -q ' IDLE' "$tmp/out"; do
+while ! grep -qs ' IDLE' "$tmp/out"; do
 	kill -0 $pid 2>/dev/null || fail "it ended early"
 	sleep 0.2
 done
