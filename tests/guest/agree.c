@@ -166,7 +166,7 @@ static void run_program(const struct bare_program *p, const char *from,
 			const char *to)
 {
 	static struct bare_log a, b;
-	unsigned moved = 0, stuck = 0, bad = 0, moves = MOVES;
+	unsigned moved = 0, stuck = 0, bad = 0, moves = MOVES, step;
 	struct bare g, h;
 
 	bare_start_program(&g, from, p);
@@ -183,12 +183,15 @@ static void run_program(const struct bare_program *p, const char *from,
 
 	if (getenv("KVMHOST"))
 		moves = MOVES_KVMHOST;
-	for (unsigned at = 1; at < a.n; at += every ? 1 : 1 + a.n / moves) {
+	for (unsigned at = 1; at < a.n; at += step) {
+		step = 1;
 		if (!run_moved(p, from, to, at, &b, &h)) {
 			stuck++;
 			continue;
 		}
 		moved++;
+		if (!every)
+			step += a.n / moves;
 		if (bare_log_diff(&a, &b) >= 0 || !same_end(&g, &h)) {
 			printf("# moved after exit %u\n", at);
 			show(&a, &b);
