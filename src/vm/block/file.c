@@ -491,7 +491,6 @@ static struct store *file_open(const struct block_config *cfg,
 			       struct husk_error *err)
 {
 	struct file *f = calloc(1, sizeof(*f));
-	int ret;
 
 	if (!f) {
 		error_errno(err, -ENOMEM, "%s", cfg->path);
@@ -516,13 +515,8 @@ static struct store *file_open(const struct block_config *cfg,
 		goto err_fd;
 	}
 	pthread_mutex_init(&f->rmw, NULL);
-	ret = pool_start(&f->pool, pool_perform, &f->store);
-	if (!ret)
-		return &f->store;
-	error_errno(err, ret, "%s: no thread", cfg->path);
-	pthread_mutex_destroy(&f->rmw);
-	if (f->uring)
-		uring_stop(f->uring);
+	pool_start(&f->pool, pool_perform, &f->store);
+	return &f->store;
 err_fd:
 	if (f->cached >= 0)
 		close(f->cached);

@@ -4,7 +4,6 @@
  */
 #include "vm/block/store.h"
 
-#include <errno.h>
 #include <signal.h>
 
 static void *pool_thread(void *arg)
@@ -52,37 +51,41 @@ void pool_stop(struct pool *p)
 	p->last = NULL;
 }
 
-int pool_start(struct pool *p,
-	       int (*perform)(void *arg, const struct block_req *req),
-	       void *arg)
+void pool_start(struct pool *p,
+		int (*perform)(void *arg, const struct block_req *req),
+		void *arg)
 {
-	sigset_t all, old;
-	int ret = 0;
-
 	p->perform = perform;
 	p->arg = arg;
 	p->last = &p->first;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->work, NULL);
 	pthread_cond_init(&p->idle, NULL);
+}
+
+/* Threads come as there is work for them: many images see none. */
+static void add_thread_locked(struct pool *p)
+{
+	sigset_t all, old;
+
+	if (p->nthreads == POOL_THREADS || p->inflight < p->nthreads)
+		return;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (!ret && p->nthreads < POOL_THREADS) {
-		ret = pthread_create(&p->thread[p->nthreads], NULL, pool_thread,
-				     p);
-		p->nthreads += !ret;
-	}
+	if (!pthread_create(&p->thread[p->nthreads], NULL, pool_thread, p))
+		p->nthreads++;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (ret && !p->nthreads) {
-		pool_stop(p);
-		return -ret;
-	}
-	return 0;
 }
 
 void pool_submit(struct pool *p, struct block_req *req)
 {
 	pthread_mutex_lock(&p->lock);
+	add_thread_locked(p);
+	if (!p->nthreads) {
+		pthread_mutex_unlock(&p->lock);
+		req->done(req, p->perform(p->arg, req));
+		return;
+	}
 	req->back = NULL;
 	/* ->back is the link: a list of void pointers to requests. */
 	*p->last = req;

@@ -518,14 +518,11 @@ static int qcow2_open(struct block *b, const struct block_config *cfg,
 		q->children = &q->child[i];
 	}
 	b->can_discard = !b->readonly;
-	if (!ret) {
-		ret = pool_start(&q->pool, perform, q);
-		if (ret)
-			error_errno(err, ret, "%s: no thread", cfg->path);
-	}
 	q->path = NULL;
 	if (ret)
 		release(q);
+	else
+		pool_start(&q->pool, perform, q);
 	return ret;
 }
 

@@ -87,7 +87,7 @@ struct pool {
 	bool quit;			 /* (l) */
 };
 
-int pool_start(struct pool *p,
+void pool_start(struct pool *p,
 	       int (*perform)(void *arg, const struct block_req *req),
 	       void *arg);
 void pool_stop(struct pool *p);
