@@ -56,7 +56,9 @@ static int perform_locked(struct memory *m, const struct block_req *req)
 	switch (req->op) {
 	case BLOCK_READ:
 		iov_zero(req->iov, req->iovcnt, have, req->len - have);
-		iov_from(req->iov, req->iovcnt, 0, m->data + req->offset, have);
+		if (have)
+			iov_from(req->iov, req->iovcnt, 0,
+				 m->data + req->offset, have);
 		return 0;
 	case BLOCK_WRITE:
 		if (req->offset > MAX_SIZE)
@@ -68,7 +70,10 @@ static int perform_locked(struct memory *m, const struct block_req *req)
 		return ret;
 	case BLOCK_FLUSH: return 0;
 	case BLOCK_DISCARD:
-	case BLOCK_ZERO: memset(m->data + req->offset, 0, have); return 0;
+	case BLOCK_ZERO:
+		if (have)
+			memset(m->data + req->offset, 0, have);
+		return 0;
 	}
 	return -EINVAL;
 }
