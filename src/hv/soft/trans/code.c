@@ -190,6 +190,28 @@ static void emit_fpu_load(struct emit *e)
 	e_aim(none, e->p);
 }
 
+/* T0 is a target that is not in entry T1 of the table: try its neighbour. */
+static void emit_indirect_thunk(struct trans *t, struct emit *e)
+{
+	uint8_t *miss;
+
+	t->thunk_indirect = e->p;
+	e_gs_store(e, T0, GS(tr.target));
+	/* movzx eax, byte gs:[mmu]; imul eax, eax, size of a table */
+	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25);
+	e4(e, GS(mmu));
+	E(e, 0x69, 0xc0);
+	e4(e, sizeof(((struct cpu *)0)->itab[0]));
+	E(e, 0x49, 0x83, 0xf7, sizeof(struct itab_entry)); /* xor r15, */
+	e_rr(e, 0x01, T1, T0);				   /* add r15, rax */
+	e_gs_load(e, T0, GS(tr.target));
+	e_gs_base(e, 0x3b, T0, T1, GS(itab[0][0].rip));
+	miss = e_jcc(e, CC_NE);
+	E(e, 0x65, 0x41, 0xff, 0xa7); /* jmp gs:[r15 + ...] */
+	e4(e, GS(itab[0][0].code));
+	e_aim(miss, e->p);
+}
+
 static void emit_thunks(struct trans *t)
 {
 	struct emit em = { t->rw, t->rw + CODE_SIZE, false }, *e = &em;
@@ -203,8 +225,7 @@ static void emit_thunks(struct trans *t)
 	E(e, 0x65, 0xff, 0x24, 0x25); /* jmp gs:[resume] */
 	e4(e, GS(tr.resume));
 
-	t->thunk_indirect = e->p;
-	e_gs_store(e, T0, GS(tr.target));
+	emit_indirect_thunk(t, e);
 	t->thunk_site = e->p;
 	store_registers(e);
 	emit_fpu_store(e);
@@ -231,12 +252,15 @@ static void emit_thunks(struct trans *t)
 		uintptr_t)(enter + t->to_rx);
 }
 
-/* An empty entry holds an address that is looked up elsewhere: 0 or 1. */
+/*
+ * An empty entry holds an address that is not looked up there, nor in its
+ * neighbour: 0, or 2 in the first two.
+ */
 static void itab_clear(struct cpu *c, unsigned mmu)
 {
 	if (c->trans->itab_used[mmu])
 		memset(c->itab[mmu], 0, sizeof(c->itab[mmu]));
-	c->itab[mmu][0].rip = 1;
+	c->itab[mmu][0].rip = c->itab[mmu][1].rip = 2;
 	c->trans->itab_used[mmu] = false;
 }
 
@@ -378,6 +402,35 @@ static void catch_up(struct trans *t)
 static struct itab_entry *itab_at(struct cpu *c, uint64_t rip)
 {
 	return &c->itab[c->mmu][(rip ^ (rip >> ITAB_BITS)) & (ITAB_SIZE - 1)];
+}
+
+static struct itab_entry *neighbour(struct cpu *c, const struct itab_entry *it)
+{
+	struct itab_entry *table = c->itab[c->mmu];
+
+	return &table[(it - table) ^ 1];
+}
+
+/* What was there goes to the neighbour, which the thunk tries next. */
+static void itab_put(struct cpu *c, struct itab_entry *it, uint64_t rip,
+		     const uint8_t *code)
+{
+	if (it->rip != rip && it->code)
+		*neighbour(c, it) = *it;
+	it->rip = rip;
+	it->code = (uintptr_t)code;
+}
+
+static void itab_drop(struct cpu *c, struct itab_entry *it, uint64_t rip)
+{
+	struct itab_entry *table = c->itab[c->mmu];
+	struct itab_entry *both[] = { it, neighbour(c, it) };
+
+	for (unsigned n = 0; n < 2; n++)
+		if (both[n]->rip == rip) {
+			both[n]->rip = (uint64_t)(both[n] - table) ^ 2;
+			both[n]->code = 0;
+		}
 }
 
 static bool room(const struct trans *t)
@@ -552,16 +605,14 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	t->found = b;
 	if (!b) {
 		/* Or a dead block there would be come back to for ever. */
-		if (it->rip == lin)
-			it->rip = (uint64_t)(it - c->itab[c->mmu]) ^ 1;
+		itab_drop(c, it, lin);
 		return NULL;
 	}
 	/* Everything was dropped: the jump is no more. */
 	if (flushes != c->stats.code_flushes)
 		patch = NULL;
 	t->itab_used[c->mmu] = true;
-	it->rip = lin;
-	it->code = (uintptr_t)(b->checked + t->to_rx);
+	itab_put(c, it, lin, b->checked + t->to_rx);
 	if (patch)
 		e_aim(patch, checked ? b->checked : b->entry);
 	flags_in(c);
