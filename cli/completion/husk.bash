@@ -11,7 +11,7 @@ _husk() {
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
 	--device) words="virtio-blk,file= virtio-net,nat virtio-rng debug-exit pc-testdev" ;;
-	--net) words="shared tap= unix= fd= none" ;;
+	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;

@@ -16,7 +16,7 @@ complete -c husk -n $run -l memory -x -d 'RAM, with K, M or G'
 complete -c husk -n $run -l engine -xa 'auto kvm soft soft,interp' -d engine
 complete -c husk -n $run -l disk -rF -d 'raw image or block device'
 complete -c husk -n $run -l device -xa 'virtio-blk,file= virtio-net,nat virtio-rng debug-exit pc-testdev' -d 'further device'
-complete -c husk -n $run -l net -xa 'shared tap= unix= fd= none' -d 'network device'
+complete -c husk -n $run -l net -xa 'shared tap= unix= unixgram= fd= none' -d 'network device'
 complete -c husk -n $run -l forward -x -d 'port of the host to one of the guest'
 complete -c husk -n $run -l serial -rFa 'stdio pty none' -d 'first serial port'
 complete -c husk -n $run -l reboot -xa 'exit again' -d 'what a reset does'

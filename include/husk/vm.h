@@ -64,7 +64,7 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 /*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
  * pc-testdev, virtio-rng, virtio-blk,file=PATH and the keys of a disk,
- * virtio-net,nat|fd=N|type=unixstream,path=PATH[,mac=MAC].
+ * virtio-net,nat|fd=N|unixSocketPath=PATH|type=unixstream,path=PATH[,mac=MAC].
  */
 int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err);
@@ -75,6 +75,8 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
  *   tap=NAME    an interface of the host; tap=fd:N one that is open
  *   unix=PATH   frames with QEMU's lengths to who listens at PATH (passt,
  *               gvproxy, QEMU); with option listen, others come to us
+ *   unixgram=PATH  packets to who listens at PATH, a frame each; with option
+ *               vfkit, begun as vfkit does (gvproxy -listen-vfkit)
  *   fd=N        a socket that is open, of packets or a stream as unix=
  *   null        nothing: what is sent is lost
  *   none        no device

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dgram.c - a socket that somebody opened for us, a frame per message
+ * dgram.c - packet sockets, a frame per message: open ones and vfkit's
  */
 #include "net/link.h"
 
@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -46,22 +47,53 @@ static void dgram_retry(struct loop_timer *t)
 	link_ready(&container_of(t, struct dgram, retry)->l);
 }
 
+static int open_fd(int given, struct husk_error *err)
+{
+	socklen_t len = sizeof(int);
+	int type, fd;
+
+	if (getsockopt(given, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return error_errno(err, -errno, "fd %d", given);
+	if (type != SOCK_DGRAM && type != SOCK_SEQPACKET)
+		return error_set(err, -EINVAL,
+				 "fd %d: not a socket of packets or a stream",
+				 given);
+	fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? error_errno(err, -errno, "fd %d", given) : fd;
+}
+
+/* The peer answers to an address, so we have one: any in the abstract. */
+static int open_path(const char *path, bool magic, struct husk_error *err)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int fd, ret;
+
+	if (strlen(path) >= sizeof(to.sun_path))
+		return error_set(err, -ENAMETOOLONG,
+				 "%s: too long for the name of a socket", path);
+	strcpy(to.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && !bind(fd, (void *)&to, sizeof(to.sun_family)) &&
+	    !connect(fd, (void *)&to, sizeof(to)) &&
+	    (!magic || send(fd, "VFKT", 4, MSG_NOSIGNAL) == 4))
+		return fd;
+	ret = -errno;
+	if (fd >= 0)
+		close(fd);
+	if (ret == -ECONNREFUSED)
+		return error_set(err, ret, "%s: nobody listens there", path);
+	return error_errno(err, ret, "%s", path);
+}
+
 static int dgram_open(struct link *l, const struct link_config *cfg,
 		      struct husk_error *err)
 {
 	struct dgram *d = to_dgram(l);
-	socklen_t len = sizeof(int);
-	int type;
 
-	if (getsockopt(cfg->fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
-		return error_errno(err, -errno, "fd %d", cfg->fd);
-	if (type != SOCK_DGRAM && type != SOCK_SEQPACKET)
-		return error_set(err, -EINVAL,
-				 "fd %d: not a socket of packets or a stream",
-				 cfg->fd);
-	d->watch.fd = fcntl(cfg->fd, F_DUPFD_CLOEXEC, 3);
+	d->watch.fd = cfg->where ? open_path(cfg->where, cfg->vfkit, err)
+				 : open_fd(cfg->fd, err);
 	if (d->watch.fd < 0)
-		return error_errno(err, -errno, "fd %d", cfg->fd);
+		return d->watch.fd;
 	d->watch.ready = dgram_watch;
 	d->loop = cfg->loop;
 	loop_timer_init(d->loop, &d->retry, dgram_retry);

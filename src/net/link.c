@@ -116,6 +116,8 @@ static const struct link_ops *ops_of(const struct link_config *cfg)
 		return &link_tap;
 	if (!strcmp(cfg->kind, "unix"))
 		return &link_stream;
+	if (!strcmp(cfg->kind, "unixgram"))
+		return &link_dgram;
 	if (strcmp(cfg->kind, "fd"))
 		return NULL;
 	/* What a stream carries needs lengths between the frames. */

@@ -30,10 +30,12 @@ enum { LINK_FRAME_MAX = 65536 + 18, LINK_HDR = 12 };
 
 /* Strings and arrays last until link_open() returns. */
 struct link_config {
-	const char *kind;  /* "null", "shared", "tap", "unix", "fd" */
-	const char *where; /* tap: a name or NULL; unix: a path */
+	const char
+		*kind; /* "null", "shared", "tap", "unix", "unixgram", "fd" */
+	const char *where; /* tap: a name or NULL; unix*: a path */
 	int fd;		   /* fd, and tap without a name; stays the caller's */
 	bool listen;	   /* unix: others connect to us */
+	bool vfkit;	   /* unixgram: begin with vfkit's magic */
 	bool isolated, no_loopback;  /* shared */
 	unsigned mtu;		     /* 0: what the kind does best */
 	const char *const *forwards; /* shared */

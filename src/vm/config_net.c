@@ -84,6 +84,8 @@ static int parse_kind(struct net_config *n, const char *word)
 		n->kind = "null";
 	else if (!strncmp(word, "unix=", 5) && word[5])
 		return set_where(n, "unix", word + 5);
+	else if (!strncmp(word, "unixgram=", 9) && word[9])
+		return set_where(n, "unixgram", word + 9);
 	else if (!strncmp(word, "tap=fd:", 7) &&
 		 !parse_number(word + 7, 0, INT32_MAX, &fd))
 		n->kind = "tap";
@@ -119,6 +121,8 @@ static int parse_option(struct net_config *n, const char *o)
 		n->no_loopback = true;
 	else if (!strcmp(o, "listen") && n->kind && !strcmp(n->kind, "unix"))
 		n->listen = true;
+	else if (!strcmp(o, "vfkit") && n->kind && !strcmp(n->kind, "unixgram"))
+		n->vfkit = true;
 	else
 		return -ENOENT;
 	return 0;
@@ -149,7 +153,8 @@ static int parse(struct net_config *n, char *text, const char *spec,
 	if (ret == -ENOENT)
 		return error_set(err, -EINVAL,
 				 "network %s: there are none, shared, "
-				 "tap=NAME, tap=fd:N, unix=PATH and fd=N",
+				 "tap=NAME, tap=fd:N, unix=PATH, unixgram=PATH "
+				 "and fd=N",
 				 spec);
 	while (!ret && (o = strtok_r(NULL, ",", &save))) {
 		if (!strncmp(o, "forward=", 8) && !strcmp(n->kind, "shared")) {
@@ -210,12 +215,13 @@ int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 
 /* -- the form that vfkit and krunkit share -------------------------------- */
 
-/* "nat", "fd=N", "unixSocketPath=P", "type=unixstream,path=P", "mac=M". */
+/* "nat", "fd=N", "unixSocketPath=P", "type=unix{stream,gram},path=P", "mac=M" */
 int config_add_virtio_net(struct vm_config *cfg, char *options,
 			  const char *spec, struct husk_error *err)
 {
 	char text[512] = "", rest[256] = "", *save, *o;
-	const char *path = NULL;
+	bool magic = false;
+	const char *path = NULL, *kind = "unix";
 	size_t used = 0;
 
 	for (o = strtok_r(options, ",", &save); o;
@@ -223,7 +229,13 @@ int config_add_virtio_net(struct vm_config *cfg, char *options,
 		if (!strncmp(o, "path=", 5))
 			path = o + 5;
 		else if (!strncmp(o, "unixSocketPath=", 15))
-			path = o + 15;
+			path = o + 15, kind = "unixgram", magic = true;
+		else if (!strcmp(o, "type=unixgram"))
+			kind = "unixgram";
+		else if (!strcmp(o, "vfkitMagic=on"))
+			magic = true;
+		else if (!strcmp(o, "vfkitMagic=off"))
+			magic = false;
 		else if (!strcmp(o, "nat") || !strncmp(o, "fd=", 3))
 			snprintf(text, sizeof(text), "%s", o);
 		else if (strcmp(o, "type=unixstream"))
@@ -233,7 +245,8 @@ int config_add_virtio_net(struct vm_config *cfg, char *options,
 				o);
 	}
 	if (path)
-		snprintf(text, sizeof(text), "unix=%s", path);
+		snprintf(text, sizeof(text), "%s=%s%s", kind, path,
+			 magic ? ",vfkit" : "");
 	if (!*text || used >= sizeof(rest) ||
 	    strlen(text) + used >= sizeof(text))
 		return error_set(err, -EINVAL,

@@ -40,7 +40,7 @@ struct net_config {
 	const char *kind; /* of struct link_config */
 	char *where;
 	int fd;
-	bool listen, isolated, no_loopback, has_mac;
+	bool listen, vfkit, isolated, no_loopback, has_mac;
 	unsigned mtu, pairs; /* 0: the default */
 	uint8_t mac[6];
 	char *forward[MAX_FORWARDS];

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/loop.h"
@@ -207,6 +208,36 @@ static void packets(void **state)
 	cfg.fd = eventfd(0, 0);
 	assert_true(link_open(&cfg, &n.l, &err) < 0);
 	close(cfg.fd);
+}
+
+/* As vfkit to gvproxy: a word first, and an address to answer to. */
+static void packets_by_path(void **state)
+{
+	char path[64];
+	struct link_config cfg = { .kind = "unixgram",
+				   .where = path,
+				   .vfkit = true };
+	struct sockaddr_un at = { .sun_family = AF_UNIX }, from;
+	socklen_t len = sizeof(from);
+	int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	uint8_t buf[100];
+	struct nic n;
+
+	snprintf(path, sizeof(path), "/tmp/test_link.%d", getpid());
+	strcpy(at.sun_path, path);
+	assert_true(plug(&n, &cfg) < 0);
+	assert_int_equal(bind(fd, (void *)&at, sizeof(at)), 0);
+	assert_int_equal(plug(&n, &cfg), 0);
+	assert_int_equal(recvfrom(fd, buf, 100, 0, (void *)&from, &len), 4);
+	assert_memory_equal(buf, "VFKT", 4);
+	assert_int_equal(connect(fd, (void *)&from, len), 0);
+	assert_int_equal(send(fd, "answer", 6, 0), 6);
+	assert_int_equal(receive(&n, buf, 100), 6);
+	assert_int_equal(send_one(&n, "frame", 5), 0);
+	assert_int_equal(recv(fd, buf, 100, 0), 5);
+	unplug(&n);
+	close(fd);
+	unlink(path);
 }
 
 /* -- the NAT -------------------------------------------------------------- */
@@ -423,6 +454,7 @@ int main(void)
 		cmocka_unit_test(stream_frames),
 		cmocka_unit_test(stream_comes_back),
 		cmocka_unit_test(packets),
+		cmocka_unit_test(packets_by_path),
 		cmocka_unit_test(gives_addresses),
 		cmocka_unit_test(forwards_ports),
 		cmocka_unit_test(reads_forwards),
