@@ -135,6 +135,12 @@ int vm_start(struct vm *vm, struct husk_error *err); /* once */
 void vm_stop(struct vm *vm);
 /* The power button: a guest with ACPI shuts down.  Any thread. */
 void vm_power_button(struct vm *vm);
+/*
+ * The disk of this number, in the order of the configuration, grows while the
+ * guest uses it, which is told.  Any thread.
+ */
+int vm_disk_grow(struct vm *vm, unsigned disk, uint64_t size,
+		 struct husk_error *err);
 
 const char *vm_engine(const struct vm *vm);	   /* "kvm" or "soft" */
 const char *vm_engine_reason(const struct vm *vm); /* "" when asked for */

@@ -4,6 +4,7 @@
  */
 #include "vm/machine.h"
 
+#include <string.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,6 +221,18 @@ void vm_stop(struct vm *vm)
 		return;
 	run_end(vm, VM_STOP_STOPPED, 0, NULL);
 	run_join(vm);
+}
+
+int vm_disk_grow(struct vm *vm, unsigned disk, uint64_t size,
+		 struct husk_error *err)
+{
+	char id[16];
+
+	snprintf(id, sizeof(id), "disk%u", disk);
+	for (struct dev *d = vm->devs; d; d = d->next)
+		if (!strcmp(d->id, id))
+			return virtio_blk_resize(d, size, err);
+	return error_set(err, -ENOENT, "there is no disk %u", disk);
 }
 
 void vm_power_button(struct vm *vm)

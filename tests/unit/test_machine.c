@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <pthread.h>
@@ -86,6 +87,43 @@ static void test_no_thread(void **state)
 	unlink(path);
 }
 
+/* A second machine does not get an image, and a disk grows in use. */
+static void disk_is_locked_and_grows(void **state)
+{
+	char kernel[] = "/tmp/husk-test-XXXXXX", disk[] = "/tmp/husk-XXXXXX";
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+	struct vm *vm, *other;
+	char spec[64];
+
+	write_kernel(kernel);
+	close(mkstemp(disk));
+	assert_int_equal(truncate(disk, 1 << 20), 0);
+	vm_config_set_kernel(cfg, kernel);
+	vm_config_set_engine(cfg, "soft");
+	vm_config_set_memory(cfg, 8 << 20);
+	snprintf(spec, sizeof(spec), "%s,cache=nothing", disk);
+	assert_int_not_equal(vm_config_add_disk_spec(cfg, spec, &err), 0);
+	assert_non_null(strstr(err.text, "cannot be \"nothing\""));
+	snprintf(spec, sizeof(spec), "%s,cahce=direct", disk);
+	assert_int_not_equal(vm_config_add_disk_spec(cfg, spec, &err), 0);
+	assert_non_null(strstr(err.text, "no option \"cahce\""));
+	snprintf(spec, sizeof(spec), "%s,serial=A,queues=2", disk);
+	assert_int_equal(vm_config_add_disk_spec(cfg, spec, &err), 0);
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	assert_int_not_equal(vm_create(cfg, &other, &err), 0);
+	assert_non_null(strstr(err.text, "in use by another machine"));
+	assert_int_equal(vm_start(vm, &err), 0);
+	assert_int_equal(vm_disk_grow(vm, 0, 2 << 20, &err), 0);
+	assert_int_not_equal(vm_disk_grow(vm, 0, 1 << 20, &err), 0);
+	assert_int_equal(vm_disk_grow(vm, 1, 2 << 20, &err), -ENOENT);
+	vm_stop(vm);
+	vm_destroy(vm);
+	vm_config_destroy(cfg);
+	unlink(disk);
+	unlink(kernel);
+}
+
 /*
  * A bzImage of 32 bits: with its boot_params at ESI and flat segments it ends
  * the machine with the status 9, else it halts.
@@ -150,6 +188,7 @@ static void test_linux32(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(disk_is_locked_and_grows),
 		cmocka_unit_test(test_no_thread),
 		cmocka_unit_test(test_linux32),
 	};
