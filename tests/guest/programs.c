@@ -89,6 +89,43 @@ PAYLOAD(prog_stack32, 32,
 	"add $4, %ebx\n lea -4(%ebx), %ebx\n inc %ebx\n add %ecx, (%ebx)\n"
 	"add -1(%ebx), %eax\n dec %bl\n adc (%ebx), %eax\n out %eax, %dx\n"
 	"dec %ecx\n jnz 1b\n" END);
+/* Strings: single, repeated, over the end of pages, backwards. */
+PAYLOAD(prog_strings, 64,
+	"mov $0x51e, %edx\n cld\n mov $0x20000, %edi\n mov $100000, %ecx\n"
+	"mov $0x9a, %al\n rep stosb\n mov %edi, %eax\n out %eax, %dx\n"
+	"mov %ecx, %eax\n out %eax, %dx\n mov $3, %ebx\n"
+	"1: mov $0x20ff8, %edi\n mov $0x20003, %esi\n mov %ebx, %ecx\n"
+	"movl $0x12345678, (%rsi)\n add %ebx, 3(%rsi)\n movsb\n movsl\n"
+	"add -4(%rdi), %ecx\n movsw\n lodsb\n stosb\n lodsl\n scasb\n"
+	"adc %eax, %ecx\n cmpsl\n sbb %ebp, %ebp\n stosl\n lodsw\n stosw\n"
+	"xchg %eax, %ecx\n out %eax, %dx\n mov %edi, %eax\n sub %esi, %eax\n"
+	"add %ebp, %eax\n out %eax, %dx\n"
+	"mov $0x20ff0, %esi\n mov %ebx, %ecx\n mov $0x20fe0, %edi\n"
+	"rep movsb\n mov %esi, %eax\n out %eax, %dx\n mov %ebx, %ecx\n"
+	"shr $1, %ecx\n sub %ebx, %edi\n rep stosl\n mov %ebx, %ecx\n"
+	"and $3, %ecx\n mov $0x20fff, %esi\n rep movsw\n repne movsb\n"
+	"mov %ebx, %ecx\n mov $0x20000, %edi\n repe scasb\n mov %ecx, %eax\n"
+	"out %eax, %dx\n std\n movsb\n stosl\n mov $2, %ecx\n rep stosw\n"
+	"cld\n mov -2(%rdi), %eax\n out %eax, %dx\n mov %edi, %eax\n"
+	"out %eax, %dx\n lea 5(%rbx,%rbx), %ebx\n cmp $3000, %ebx\n jb 1b\n" END);
+PAYLOAD(prog_strings32, 32,
+	"mov $0x51e, %edx\n cld\n mov $0x20000, %edi\n mov $100000, %ecx\n"
+	"mov $0x9a, %al\n rep stosb\n mov %edi, %eax\n out %eax, %dx\n"
+	"mov %ecx, %eax\n out %eax, %dx\n mov $3, %ebx\n"
+	"1: mov $0x20ff8, %edi\n mov $0x20003, %esi\n mov %ebx, %ecx\n"
+	"movl $0x12345678, (%esi)\n add %ebx, 3(%esi)\n movsb\n movsl\n"
+	"add -4(%edi), %ecx\n movsw\n lodsb\n stosb\n lodsl\n scasb\n"
+	"adc %eax, %ecx\n cmpsl\n sbb %ebp, %ebp\n stosl\n lodsw\n stosw\n"
+	"xchg %eax, %ecx\n out %eax, %dx\n mov %edi, %eax\n sub %esi, %eax\n"
+	"add %ebp, %eax\n out %eax, %dx\n"
+	"mov $0x20ff0, %esi\n mov %ebx, %ecx\n mov $0x20fe0, %edi\n"
+	"rep movsb\n mov %esi, %eax\n out %eax, %dx\n mov %ebx, %ecx\n"
+	"shr $1, %ecx\n sub %ebx, %edi\n rep stosl\n mov %ebx, %ecx\n"
+	"and $3, %ecx\n mov $0x20fff, %esi\n rep movsw\n repne movsb\n"
+	"mov %ebx, %ecx\n mov $0x20000, %edi\n repe scasb\n mov %ecx, %eax\n"
+	"out %eax, %dx\n std\n movsb\n stosl\n mov $2, %ecx\n rep stosw\n"
+	"cld\n mov -2(%edi), %eax\n out %eax, %dx\n mov %edi, %eax\n"
+	"out %eax, %dx\n lea 5(%ebx,%ebx), %ebx\n cmp $3000, %ebx\n jb 1b\n" END);
 /* What only 32-bit code has, in a loop that also changes its own code. */
 PAYLOAD(prog_flat, 32,
 	"mov $0x519, %edx\n mov $24, %ecx\n mov $0x12345678, %eax\n"
@@ -198,6 +235,8 @@ const struct bare_program bare_programs[] = {
 	PROGRAM("protected", BARE_PROTECTED, prog_protected),
 	PROGRAM("stack", BARE_LONG, prog_stack),
 	PROGRAM("stack32", BARE_PROTECTED, prog_stack32),
+	PROGRAM("strings", BARE_LONG, prog_strings),
+	PROGRAM("strings32", BARE_PROTECTED, prog_strings32),
 	PROGRAM("flat", BARE_PROTECTED, prog_flat),
 	PROGRAM("segments", BARE_PROTECTED, prog_segments),
 	PROGRAM("compat", BARE_LONG, prog_compat),

@@ -328,6 +328,13 @@ static int crossing(struct tctx *x, struct tinsn *ti, unsigned off)
 	return ti->in.len <= part ? -2 : ret;
 }
 
+/* The block ends with this instruction, or may leave there. */
+static bool is_ender(const struct tctx *x, const struct tinsn *ti)
+{
+	return ti->in.flags & IN_ENDS && !system_goes_on(x->c, &ti->d) &&
+	       !string_goes_on(x, ti);
+}
+
 /* Decode the block's instructions; true: it goes on behind the last. */
 static bool collect(struct tctx *x, struct code_page *p)
 {
@@ -359,7 +366,10 @@ static bool collect(struct tctx *x, struct code_page *p)
 		ti->x87 = x87_wanted(c, &ti->d);
 		off += ti->in.len;
 		rip += ti->in.len;
-		if (ti->in.flags & IN_ENDS && !system_goes_on(c, &ti->d)) {
+		/* In the middle of a repetition interrupts see them. */
+		if (string_goes_on(x, ti))
+			ti->reads = FL_ARITH;
+		if (is_ender(x, ti)) {
 			if (!plain_branch(&ti->d.i))
 				ti->reads = FL_ARITH;
 			if (ti->d.i.meta.category != ZYDIS_CATEGORY_COND_BR)
@@ -404,8 +414,7 @@ static void emit_version(struct tctx *x, unsigned from, bool goes_on)
 
 	for (unsigned n = from; n < x->n && !ends; n++) {
 		struct tinsn *ti = &x->ti[n];
-		bool ender =
-			ti->in.flags & IN_ENDS && !system_goes_on(x->c, &ti->d);
+		bool ender = is_ender(x, ti);
 
 		if (x->fast) {
 			ti->start_host = x->fl_host;

@@ -670,11 +670,13 @@ static void want_again(struct cpu *c, const struct site *s)
 static uint8_t *at_insn(struct trans *t, const struct site *s)
 {
 	struct cpu *c = t->c;
+	uint64_t behind;
 
 	c->gpr[R_NEXT] = s->rip + s->in->len;
 	if (s->in->cpu_mode != MODE_64)
 		c->gpr[R_NEXT] = (uint32_t)c->gpr[R_NEXT];
 	c->leave_block = false;
+	behind = c->gpr[R_NEXT];
 	s->in->fn(c, s->in);
 	c->rip = c->gpr[R_NEXT];
 	c->replay.done = c->replay.at = 0;
@@ -684,7 +686,8 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 	} else {
 		c->stats.slow_accesses++;
 	}
-	if (!s->resume || c->leave_block || !fpu_ready(c)) {
+	/* A repetition may have more to do. */
+	if (!s->resume || c->leave_block || c->rip != behind || !fpu_ready(c)) {
 		want_nothing(c);
 		return next(t, NULL, false);
 	}

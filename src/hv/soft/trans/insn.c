@@ -979,7 +979,7 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return true;
 	default: break;
 	}
-	if (emit_system(x, ti) || emit_bits(x, ti))
+	if (emit_system(x, ti) || emit_bits(x, ti) || emit_string(x, ti))
 		return true;
 	ok = emit_x87(x, ti, &done);
 	if (done)

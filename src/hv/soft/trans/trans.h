@@ -352,6 +352,10 @@ bool emit_vec(struct tctx *x, struct tinsn *ti, bool *done);
 bool emit_insn(struct tctx *x, struct tinsn *ti);
 /* bits.c: the same for bit strings */
 bool emit_bits(struct tctx *x, struct tinsn *ti);
+/* string.c: the same for string instructions */
+bool emit_string(struct tctx *x, struct tinsn *ti);
+/* A repetition that emit_string() takes. */
+bool string_goes_on(const struct tctx *x, const struct tinsn *ti);
 /* system.c: the same for system instructions */
 bool emit_system(struct tctx *x, struct tinsn *ti);
 /* It is one of those, and the block goes on behind it although it ends one. */
