@@ -46,6 +46,7 @@ static struct hv_vcpu *cpu; /* replaced with the lock held */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct hv_state fresh;
 static _Atomic uint32_t turn; /* odd: guest code runs */
+static bool protected;	      /* meddle() has */
 
 /* Ends what does not end: kicks a vCPU that runs the same input for 2 ms. */
 static void *watchdog(void *arg)
@@ -203,10 +204,12 @@ static void meddle(unsigned what, unsigned n)
 		mem[at] ^= (uint8_t)(1 << n % 8);
 		hv_mem_written(vm, at, 1);
 	}
-	if (what & 2 && n % 8 == 3)
+	if (what & 2 && n % 8 == 3) {
 		hv_mem_protect(vm, CODE, 0x1000,
 			       n & 8 ? HV_MEM_READ
 				     : HV_MEM_READ | HV_MEM_WRITE);
+		protected = true;
+	}
 	if (what & 4)
 		hv_vcpu_debug(cpu, n % 4 == 2 ? HV_DEBUG_STEP : 0);
 }
@@ -279,7 +282,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mem[CODE + size] = 0xe6; /* out %al, $END_PORT */
 	mem[CODE + size + 1] = END_PORT;
 	hv_mem_written(vm, 0, MEM);
-	hv_mem_protect(vm, 0, MEM, HV_MEM_READ | HV_MEM_WRITE);
+	if (protected)
+		hv_mem_protect(vm, 0, MEM, HV_MEM_READ | HV_MEM_WRITE);
+	protected = false;
 	if (hv_vcpu_set(cpu, HV_STATE_ALL, &s))
 		abort();
 	if (!run(data[0] >> 2 & 7)) {

@@ -980,7 +980,7 @@ static void random_state(const struct program *p, struct state *s)
 	if (one_in(3))
 		mxcsr |= rnd() & 0xe03f;
 	if (one_in(20))
-		mxcsr ^= rnd() & 0x1f80;
+		mxcsr ^= rnd() & 0x1380; /* but those of UE and OE */
 	put(s->fpu, 0, &cw, 2);
 	put(s->fpu, 24, &mxcsr, 4);
 	put(s->fpu, 28, &mask, 4);

@@ -55,6 +55,7 @@ struct program {
 	/* At a write to OUT, the n-th: the caller does something. */
 	void (*at_out)(struct bare *g, unsigned n);
 	unsigned n;	   /* writes to OUT */
+	bool user;	   /* at CPL 3 */
 	uint32_t value[8]; /* what they write, when all must */
 	uint16_t last;	   /* port of the last write, or 0x8000 | exit */
 };
@@ -362,9 +363,9 @@ PAYLOAD(stacks, 64,
 		"jnz 1b\n" END_OF)
 BAD_TARGET(bad_jmp, "", "jmp *%rax\n");
 BAD_TARGET(bad_jmp_mem, "", "jmp *0x10100\n");
-BAD_TARGET(bad_call, "mov $0x17ff8, %esp\n", "call *%rax\n");
-BAD_TARGET(bad_call_mem, "mov $0x17ff8, %esp\n", "call *0x10100\n");
-BAD_TARGET(bad_call_r13, "mov %rax, %r13\n mov $0x17ff8, %esp\n",
+BAD_TARGET(bad_call, "lea 0x17100(,%rcx,8), %esp\n", "call *%rax\n");
+BAD_TARGET(bad_call_mem, "lea 0x17100(,%rcx,8), %esp\n", "call *0x10100\n");
+BAD_TARGET(bad_call_r13, "mov %rax, %r13\n lea 0x17100(,%rcx,8), %esp\n",
 	   "call *%r13\n");
 BAD_TARGET(bad_ret, "push %rax\n", "ret\n");
 BAD_TARGET(bad_ret_imm, "push $0\n push %rax\n", "ret $8\n");
@@ -537,6 +538,11 @@ static const struct program programs[] = {
 	{ P(bad_call), .last = FAULT + 13 },
 	{ P(bad_call_mem), .last = FAULT + 13 },
 	{ P(bad_call_r13), .last = FAULT + 13 },
+	/* With a stack of its own the handler does not hide a push. */
+	{ P(bad_call), .user = true, .last = FAULT + 13 },
+	{ P(bad_call_mem), .user = true, .last = FAULT + 13 },
+	{ P(bad_call_r13), .user = true, .last = FAULT + 13 },
+	{ P(bad_ret), .user = true, .last = FAULT + 13 },
 	{ P(bad_ret), .last = FAULT + 13 },
 	{ P(bad_ret_imm), .last = FAULT + 13 },
 	{ P(bad_iret), .last = FAULT + 13 },
@@ -594,7 +600,8 @@ static void run_program(const struct program *p, const char *engine,
 	static struct bare g;
 	bool on = true;
 
-	bare_start(&g, engine, BARE_LONG, p->code, p->end);
+	bare_start(&g, engine, p->user ? BARE_USER : BARE_LONG, p->code,
+		   p->end);
 	if (p->setup)
 		p->setup(&g);
 	o->n = 0;

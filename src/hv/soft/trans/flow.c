@@ -51,6 +51,20 @@ static bool load_target(struct tctx *x, struct tinsn *ti)
 	return true;
 }
 
+/* A call to T0 must not have pushed when it faults; T1 is clobbered. */
+static void check_target(struct tctx *x, struct tinsn *ti)
+{
+	struct emit *e = &x->e;
+
+	if (!x->wide)
+		return;
+	e_mov(e, T1, T0);
+	E(e, 0x49, 0xc1, 0xe7, 0x10); /* shl r15, 16 */
+	E(e, 0x49, 0xc1, 0xff, 0x10); /* sar r15, 16 */
+	e_rr(e, 0x39, T1, T0);	      /* cmp r15, rax */
+	cold_add(x, e_jcc(e, CC_NE), insn_site(x, ti));
+}
+
 /* Push the address behind the call. */
 static void push_return(struct tctx *x, struct tinsn *ti)
 {
@@ -89,12 +103,15 @@ static bool emit_call(struct tctx *x, struct tinsn *ti)
 	}
 	if (ti->d.op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		load_target(x, ti);
+		check_target(x, ti);
 		e_gs_store(&x->e, T0, GS(tr.temp));
 		push_return(x, ti);
 		e_gs_load(&x->e, T0, GS(tr.temp));
 	} else if (reg_number(ti->d.op[0].reg.value) == R_RSP) {
 		return false;
 	} else {
+		load_target(x, ti);
+		check_target(x, ti);
 		push_return(x, ti);
 		load_target(x, ti);
 	}
