@@ -340,6 +340,54 @@ static void many_at_a_time(void **state)
 	}
 }
 
+/* No room: what there is stays, and can be written; so it is when it is
+ * opened again. */
+static void full_storage_hurts_nobody(void **state)
+{
+	uint8_t buf[4096], is[4096];
+	struct husk_error err;
+	struct store *inner = new_image(4 << 20, 12, false);
+	struct store *s = store_fault(inner, "full=200000", &err);
+	struct block *b = open_memory(s, "qcow2", NULL, false);
+	unsigned n = 0, failed = 0;
+	int ret;
+
+	for (unsigned i = 0; i < 100; i++) {
+		memset(buf, i + 1, sizeof(buf));
+		ret = block_write(b, i * 8192ull, buf, sizeof(buf));
+		if (!ret && !failed)
+			n++;
+		assert_true(!ret || ret == -ENOSPC);
+		failed += !!ret;
+		if (i == 20)
+			assert_int_equal(block_flush(b), 0);
+	}
+	assert_in_range(n, 21, 60);
+	assert_true(failed > 20);
+	for (unsigned i = 0; i < n; i++) {
+		memset(buf, i + 2, sizeof(buf));
+		assert_int_equal(block_write(b, i * 8192ull, buf, 4096), 0);
+	}
+	/* A discard makes room. */
+	assert_int_equal(block_perform(b,
+				       &(struct block_req){ .op = BLOCK_DISCARD,
+							    .len = 8192 }),
+			 0);
+	assert_int_equal(block_flush(b), 0);
+	assert_int_equal(block_write(b, 90 * 8192, buf, 512), 0);
+	assert_int_equal(block_flush(b), 0);
+	inner = copy_of(inner);
+	block_close(b);
+	b = open_memory(inner, "qcow2", NULL, false);
+	assert_int_equal(expect_sound(b), 0);
+	for (unsigned i = 1; i < n; i++) {
+		memset(buf, i + 2, sizeof(buf));
+		assert_int_equal(block_read(b, i * 8192ull, is, 4096), 0);
+		assert_memory_equal(is, buf, sizeof(buf));
+	}
+	block_close(b);
+}
+
 static void files_in_all_modes(void **state)
 {
 	const char *path = file(0, "modes.raw");
@@ -398,6 +446,7 @@ int main(void)
 		cmocka_unit_test(overlay_is_like_memory),
 		cmocka_unit_test(power_cut_leaves_it_whole),
 		cmocka_unit_test(many_at_a_time),
+		cmocka_unit_test(full_storage_hurts_nobody),
 		cmocka_unit_test(files_in_all_modes),
 	};
 	char cmd[64];

@@ -176,7 +176,7 @@ static int compare(struct walk *w, bool repair)
 			found(w,
 			      "cluster at %#llx is used %u times and counted "
 			      "%llu",
-			      (unsigned long long)(c << q->bits), w->count[c],
+			      (unsigned long long)c << q->bits, w->count[c],
 			      (unsigned long long)is);
 	}
 	return ret;

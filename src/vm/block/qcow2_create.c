@@ -10,13 +10,23 @@
 
 #include "base/bits.h"
 
+/* Text in an image has a length and no end. */
+static size_t put_text(uint8_t *p, const char *text)
+{
+	size_t n = 0;
+
+	for (; text[n]; n++)
+		p[n] = (uint8_t)text[n];
+	return n;
+}
+
 static size_t add_ext(uint8_t *p, uint32_t type, const char *text)
 {
-	uint32_t head[2] = { htobe32(type), htobe32((uint32_t)strlen(text)) };
+	size_t len = put_text(p + 8, text);
+	uint32_t head[2] = { htobe32(type), htobe32((uint32_t)len) };
 
 	memcpy(p, head, 8);
-	memcpy(p + 8, text, strlen(text));
-	return 8 + ALIGN_UP(strlen(text), 8);
+	return 8 + ALIGN_UP(len, 8);
 }
 
 /* Header, refcount table, refcount blocks, L1 table, in this order. */
@@ -68,9 +78,8 @@ int q2_create(struct store *s, const struct q2_create *c)
 	at += 8; /* the end of the extensions */
 	ret = c->base && at + strlen(c->base) > cluster ? -ENAMETOOLONG : 0;
 	if (!ret && c->base) {
-		memcpy(image + at, c->base, strlen(c->base));
 		h->base_offset = htobe64(at);
-		h->base_len = htobe32((uint32_t)strlen(c->base));
+		h->base_len = htobe32((uint32_t)put_text(image + at, c->base));
 	}
 	for (uint64_t b = 0; b < blocks; b++) {
 		table = htobe64((1 + ref + b) << bits);

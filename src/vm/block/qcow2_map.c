@@ -133,7 +133,7 @@ int q2_map(struct qcow2 *q, uint64_t offset, uint64_t len, bool cached_only,
 	run->host += run->kind == Q2_DATA ? skip : 0;
 	run->len = MIN(len, q->cluster - skip);
 	while (run->len < len && run->kind != Q2_PACKED) {
-		struct q2_run next;
+		struct q2_run next = { 0 };
 
 		ret = classify(q, be64toh(entries(t)[++i]), &next);
 		if (ret)
@@ -646,8 +646,8 @@ int q2_grow_l1(struct qcow2 *q, uint32_t size)
 	if (ret)
 		return ret;
 	first <<= q->bits;
-	l1 = calloc(need, q->cluster);
-	disk = calloc(need, q->cluster);
+	l1 = calloc(need + 1, q->cluster);
+	disk = calloc(need + 1, q->cluster);
 	if (!l1 || !disk)
 		ret = -ENOMEM;
 	for (uint64_t i = 0; !ret && i < have; i++) {

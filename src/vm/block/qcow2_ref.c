@@ -167,7 +167,7 @@ static int grow_table(struct qcow2 *q, uint64_t index)
 			ret = store_write(q->store, t->offset, t->data,
 					  q->cluster);
 		if (!ret)
-			table[first / per + b] = (at + b) << q->bits;
+			table[(first >> q->ref_bits) + b] = (at + b) << q->bits;
 	}
 	for (uint64_t i = 0; !ret && i < n * q->cluster / 8; i++)
 		disk[i] = htobe64(table[i]);
@@ -241,8 +241,8 @@ int q2_set_refcount(struct qcow2 *q, uint64_t cluster, uint64_t count)
 	struct q2_table *t;
 	int ret = need_block(q, cluster, &t);
 
-	if (ret)
-		return ret;
+	if (ret || !t)
+		return ret ? ret : -EIO;
 	if (q->ref_order < 6 && count >> (1u << q->ref_order))
 		return -ERANGE;
 	put(q, t->data, cluster & (BIT(q->ref_bits) - 1), count);
