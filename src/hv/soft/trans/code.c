@@ -341,6 +341,12 @@ static unsigned hash_of(uint64_t a, uint64_t b)
 			  (64 - TB_HASH_BITS));
 }
 
+/* Every process may have its libraries elsewhere. */
+static unsigned block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
+{
+	return hash_of(gpa ^ lin << 16, key);
+}
+
 static unsigned page_hash(const struct soft_page *p)
 {
 	return hash_of((uintptr_t)p / sizeof(*p), 0);
@@ -443,7 +449,7 @@ static bool room(const struct trans *t)
 
 static void enlist(struct trans *t, struct tblock *b)
 {
-	unsigned h = hash_of(b->gpa, b->key);
+	unsigned h = block_hash(b->lin, b->gpa, b->key);
 
 	b->next = t->hash[h];
 	t->hash[h] = b;
@@ -525,7 +531,7 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
 	/* Dead blocks go: code that changes all the time leaves many. */
-	for (at = &t->hash[hash_of(p.gpa, key)]; (b = *at);)
+	for (at = &t->hash[block_hash(lin, p.gpa, key)]; (b = *at);)
 		if (b->dead)
 			*at = b->next;
 		else if (b->lin == lin && b->gpa == p.gpa && b->key == key &&
@@ -533,9 +539,13 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 			return b->entry ? b : NULL;
 		else
 			at = &b->next;
-	if (cold && ++cold->heat < t->hot) {
-		t->cold = cold;
-		return NULL;
+	/* Code that was hot elsewhere may not be so here, in a new process. */
+	if (cold && ++cold->heat != t->hot) {
+		if (cold->heat < 2 * t->hot) {
+			t->cold = cold;
+			return NULL;
+		}
+		cold->heat = (uint16_t)t->hot;
 	}
 	b = translate(t, lin, &p);
 	return b && b->entry ? b : NULL;
