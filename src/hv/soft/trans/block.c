@@ -259,7 +259,7 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 		flags_save(x);
 	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
 	if (again && !x->e.full)
-		e_aim(at, x->tb->entry);
+		e_aim(at, x->loop);
 	else
 		chain(x, at, target);
 }
@@ -512,14 +512,16 @@ static void emit_head(struct tctx *x)
 		     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(lin)) * 8);
 		cold_add(x, e_jcc(e, CC_NE), here);
 	}
-	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
-	e4(e, GS(request));
-	e1(e, 0);
-	cold_add(x, e_jcc(e, CC_NE), here);
 	if (x->vec)
 		emit_want(x, GS(tr.vec_loaded), SITE_VEC);
 	if (x->x87)
 		emit_want(x, GS(tr.x87_loaded), SITE_X87);
+	/* A kill is a request too, so a loop need not pass the entry. */
+	x->loop = x->second ? tb->entry : e->p;
+	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
+	e4(e, GS(request));
+	e1(e, 0);
+	cold_add(x, e_jcc(e, CC_NE), here);
 }
 
 struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,

@@ -197,6 +197,7 @@ struct tctx {
 	struct tinsn *ti;
 	bool fl_host, fl_mem;
 	bool vec, x87;
+	uint8_t *loop; /* where the block goes on from its end to itself */
 	struct cold cold[MAX_COLD];
 	unsigned ncold;
 	struct leave leave[MAX_LEAVE];
