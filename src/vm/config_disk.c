@@ -107,8 +107,9 @@ static int parse_option(struct disk_config *d, char *word, const char *spec,
 		*value++ = 0;
 	ret = set_option(d, word, value ? value : "");
 	if (ret == -ENOENT)
-		return error_set(err, -EINVAL, "disk %s: no option \"%s\"",
-				 spec, word);
+		return error_set(err, -EINVAL, "disk %s: no option \"%s%s%s\"",
+				 spec, word, value ? "=" : "",
+				 value ? value : "");
 	if (ret == -EINVAL)
 		return error_set(err, ret, "disk %s: %s cannot be \"%s\"", spec,
 				 word, value ? value : "");
@@ -154,7 +155,8 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 	int ret;
 
 	if (cfg->ndisks == MAX_DISKS)
-		return error_set(err, -E2BIG, "disk %s: %d disks are the most",
+		return error_set(err, -E2BIG,
+				 "disk %s: too many disks, %d are possible",
 				 spec, MAX_DISKS);
 	copy = strdup(spec);
 	ret = copy ? parse(&d, copy, spec, err)

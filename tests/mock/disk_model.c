@@ -119,6 +119,7 @@ static int read_some(struct model *m, struct block *b, struct block_req *req)
 	req->iov = iov;
 	req->iovcnt = 2;
 	ret = perform(b, req, draw(m, 2));
+	req->iov = NULL;
 	for (uint64_t i = 0; !ret && i < req->len / SECTOR; i++) {
 		struct sector *s = &m->sector[req->offset / SECTOR + i];
 
@@ -134,6 +135,7 @@ static int write_some(struct model *m, struct block *b, struct block_req *req)
 {
 	uint64_t buf[256 * SECTOR / 8];
 	struct iovec iov = { buf, req->len };
+	int ret;
 
 	m->stamp++;
 	for (uint64_t i = 0; i < req->len / 8; i++)
@@ -143,7 +145,9 @@ static int write_some(struct model *m, struct block *b, struct block_req *req)
 	req->iovcnt = 1;
 	for (uint64_t i = 0; i < req->len / SECTOR; i++)
 		add(&m->sector[req->offset / SECTOR + i], m->stamp);
-	return perform(b, req, draw(m, 2));
+	ret = perform(b, req, draw(m, 2));
+	req->iov = NULL;
+	return ret;
 }
 
 /* A discarded sector is zeros or what it was: the model takes what is. */

@@ -107,7 +107,7 @@ static void disk_is_locked_and_grows(void **state)
 	assert_non_null(strstr(err.text, "cannot be \"nothing\""));
 	snprintf(spec, sizeof(spec), "%s,cahce=direct", disk);
 	assert_int_not_equal(vm_config_add_disk_spec(cfg, spec, &err), 0);
-	assert_non_null(strstr(err.text, "no option \"cahce\""));
+	assert_non_null(strstr(err.text, "no option \"cahce=direct\""));
 	snprintf(spec, sizeof(spec), "%s,serial=A,queues=2", disk);
 	assert_int_equal(vm_config_add_disk_spec(cfg, spec, &err), 0);
 	assert_int_equal(vm_create(cfg, &vm, &err), 0);
