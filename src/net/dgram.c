@@ -71,7 +71,7 @@ static int open_path(const char *path, bool magic, struct husk_error *err)
 	if (strlen(path) >= sizeof(to.sun_path))
 		return error_set(err, -ENAMETOOLONG,
 				 "%s: too long for the name of a socket", path);
-	strcpy(to.sun_path, path);
+	memcpy(to.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && !bind(fd, (void *)&to, sizeof(to.sun_family)) &&
 	    !connect(fd, (void *)&to, sizeof(to)) &&

@@ -310,7 +310,7 @@ static int set_path(struct stream *s, const char *path, struct husk_error *err)
 	if (strlen(path) >= sizeof(s->addr.sun_path))
 		return error_set(err, -ENAMETOOLONG,
 				 "%s: too long for the name of a socket", path);
-	strcpy(s->addr.sun_path, path);
+	memcpy(s->addr.sun_path, path, strlen(path) + 1);
 	return 0;
 }
 

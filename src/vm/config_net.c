@@ -4,6 +4,7 @@
  */
 #include "vm/machine.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,16 +41,17 @@ static int parse_number(const char *text, unsigned min, unsigned max,
 
 static int parse_mac(const char *text, uint8_t *mac)
 {
-	unsigned b[6];
-	int end = 0;
-
-	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2],
-		   &b[3], &b[4], &b[5], &end) != 6 ||
-	    end != 17 || text[end] || b[0] & 1)
+	if (strlen(text) != 17)
 		return -EINVAL;
-	for (unsigned i = 0; i < 6; i++)
-		mac[i] = (uint8_t)b[i];
-	return 0;
+	for (unsigned i = 0; i < 6; i++, text += 3) {
+		if (!isxdigit((unsigned char)text[0]) ||
+		    !isxdigit((unsigned char)text[1]) ||
+		    text[2] != (i < 5 ? ':' : 0))
+			return -EINVAL;
+		mac[i] = (uint8_t)strtoul(text, NULL, 16);
+	}
+	/* Not a group's. */
+	return mac[0] & 1 ? -EINVAL : 0;
 }
 
 static int random_mac(uint8_t *mac)
@@ -132,15 +134,17 @@ static int add_forward(struct net_config *n, const char *spec,
 		       struct husk_error *err)
 {
 	int ret = vmnet_forward_check(spec, err);
+	char *copy;
 
 	if (ret)
 		return ret;
 	if (n->nforwards == MAX_FORWARDS)
 		return error_set(err, -E2BIG, "forward %s: too many", spec);
-	n->forward[n->nforwards] = strdup(spec);
-	if (!n->forward[n->nforwards])
+	copy = strdup(spec);
+	if (!copy)
 		return error_errno(err, -ENOMEM, "forward %s", spec);
-	n->nforwards++;
+	n->forward[n->nforwards++] = copy;
+	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): net_config_finish() */
 	return 0;
 }
 
@@ -253,6 +257,6 @@ int config_add_virtio_net(struct vm_config *cfg, char *options,
 				 "device %s: nat, fd=N or "
 				 "type=unixstream,path=PATH is missing",
 				 spec);
-	strcat(text, rest);
+	memcpy(text + strlen(text), rest, used + 1);
 	return vm_config_add_net(cfg, text, err);
 }

@@ -65,7 +65,7 @@ int forward_parse(const char *spec, struct forward *f, struct husk_error *err)
 	memset(f, 0, sizeof(*f));
 	if (strlen(spec) >= sizeof(text))
 		goto bad;
-	strcpy(text, spec);
+	memcpy(text, spec, strlen(spec) + 1);
 	slash = strchr(text, '/');
 	if (slash) {
 		*slash++ = 0;
@@ -160,11 +160,10 @@ int vmnet_forward_del(struct vmnet *net, const char *spec,
 	if (ret)
 		return ret;
 	pthread_mutex_lock(&net->lock);
-	for (at = &net->forwards; *at; at = &(*at)->next)
-		if ((*at)->udp == f.udp &&
-		    !memcmp(&(*at)->host, &f.host, sizeof(f.host)))
+	for (at = &net->forwards; (found = *at); at = &found->next)
+		if (found->udp == f.udp &&
+		    !memcmp(&found->host, &f.host, sizeof(f.host)))
 			break;
-	found = *at;
 	if (found) {
 		*at = found->next;
 		forward_close_locked(net, &f);

@@ -224,7 +224,7 @@ static void packets_by_path(void **state)
 	struct nic n;
 
 	snprintf(path, sizeof(path), "/tmp/test_link.%d", getpid());
-	strcpy(at.sun_path, path);
+	memcpy(at.sun_path, path, strlen(path) + 1);
 	assert_true(plug(&n, &cfg) < 0);
 	assert_int_equal(bind(fd, (void *)&at, sizeof(at)), 0);
 	assert_int_equal(plug(&n, &cfg), 0);
@@ -304,11 +304,13 @@ static void discover(struct guest *g)
 			   0,	0,   64,  17,  0,    0,	  0, 0,	 0, 0,
 			   255, 255, 255, 255, 0,    68,  0, 67, 1, 52,
 			   0,	0,   1,	  1,   6,    0 };
+	static const uint8_t options[] = { 0x63, 0x82, 0x53, 0x63,
+					   0x35, 1,    1,    0xff };
 	struct iovec iov = { f, sizeof(f) };
 	uint32_t sum = 0;
 
 	memcpy(f + 70, "\2\0\0\0\0\1", 6);
-	memcpy(f + 278, "\x63\x82\x53\x63\x35\1\1\xff", 8);
+	memcpy(f + 278, options, sizeof(options));
 	f[24] = f[25] = 0;
 	for (unsigned i = 14; i < 34; i += 2)
 		sum += (uint32_t)f[i] << 8 | f[i + 1];

@@ -183,7 +183,8 @@ static size_t tcp_frame(uint8_t *f, bool v6, size_t n)
 		f[i] = (uint8_t)(i * 7);
 	if (!v6)
 		f[18] = 0xff, f[19] = 0xff; /* the next id wraps */
-	memcpy(f + tcp + 4, "\xff\xff\xff\xf0", 4);
+	memset(f + tcp + 4, 0xff, 3);
+	f[tcp + 7] = 0xf0;
 	f[tcp + 12] = 0x50;
 	f[tcp + 13] = 0x80 | 0x10 | 0x08 | 0x01; /* CWR ACK PSH FIN */
 	for (size_t i = 0; i < n; i++)
