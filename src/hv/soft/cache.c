@@ -183,6 +183,48 @@ static struct block *make_block(struct cpu *c, uint64_t lin,
 	return b;
 }
 
+/*
+ * A block of a page that has changed: when its own bytes have not, it is good
+ * again.  True then.
+ */
+static bool revive(struct cpu *c, struct block *b, struct code_page *p)
+{
+	const uint8_t *code = p->host;
+	bool same;
+
+	code_claim(c, p);
+	pthread_mutex_lock(&c->vm->code);
+	same = claimed(p);
+	for (unsigned n = 0; same && n < b->n; n++) {
+		const struct insn *in = &b->in[n];
+		unsigned off = (unsigned)(code - p->host);
+
+		/* Marked as when it was decoded, and before it is read. */
+		code_mark(p, p->gpa + off,
+			  MIN(15u, 0x1000 - ((p->gpa & 0xfff) + off)));
+		same = !memcmp(in->bytes, code, in->len);
+		code += in->len;
+	}
+	if (same)
+		b->gen[0] = atomic_load(&p->page->gen);
+	pthread_mutex_unlock(&c->vm->code);
+	return same;
+}
+
+/* Put a block that was just decoded in the place of one that is stale. */
+static struct block *replace(struct block_cache *k, struct block *old,
+			     struct block *b)
+{
+	size_t size = sizeof(*b) + b->n * sizeof(struct insn);
+
+	if (!old || b->page[1] || b->n > old->n ||
+	    (uint8_t *)b + ALIGN_UP(size, 64) != k->arena + k->used)
+		return b;
+	memcpy(old, b, size);
+	k->used = (size_t)((uint8_t *)b - k->arena);
+	return old;
+}
+
 /* Where a crossing block goes on depends on the mapping. */
 static bool goes_on(struct cpu *c, uint64_t lin, const struct block *b)
 {
@@ -198,7 +240,7 @@ struct block *cache_find(struct cpu *c)
 	struct block_cache *k = c->cache;
 	struct code_page p;
 	struct front *f;
-	struct block *b, **at;
+	struct block *b, *old, **at;
 	unsigned h;
 
 	if (c->mode != MODE_64) {
@@ -214,18 +256,24 @@ struct block *cache_find(struct cpu *c)
 		cpu_error(c, "instruction fetch outside memory at %#llx",
 			  (unsigned long long)lin);
 	h = hash_of(p.gpa, c->mode_key);
-	/* What is stale goes: patched code leaves much of that. */
-	for (at = &k->hash[h]; (b = *at);) {
-		if (!block_valid(b)) {
-			*at = b->next;
-			continue;
-		}
+	for (at = &k->hash[h]; (b = *at); at = &b->next)
 		if (b->gpa == p.gpa && b->key == c->mode_key &&
 		    goes_on(c, lin, b))
 			break;
-		at = &b->next;
-	}
-	if (!b) {
+	if (b && !block_valid(b)) {
+		*at = b->next;
+		old = b->page[1] ? NULL : b;
+		b = old && revive(c, old, &p) ? old : NULL;
+		if (!b) {
+			size_t used = k->used;
+
+			b = make_block(c, lin, &p);
+			/* Unless all was dropped on the way. */
+			b = replace(k, k->used > used ? old : NULL, b);
+		}
+		b->next = k->hash[h];
+		k->hash[h] = b;
+	} else if (!b) {
 		b = make_block(c, lin, &p);
 		b->next = k->hash[h];
 		k->hash[h] = b;

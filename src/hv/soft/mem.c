@@ -77,6 +77,9 @@ static uint64_t granule_mask(uint64_t gpa, size_t n)
 	return (~0ull << first) & (~0ull >> (63 - last));
 }
 
+/* Changes of code that make it a habit; stores after which it is data. */
+enum { OFTEN = 16, IDLE = 256 };
+
 /* Translations of the page's code must go; under vm->code. */
 static void code_stale(struct cpu *c, struct soft_page *page, uint64_t mask)
 {
@@ -92,21 +95,42 @@ static void code_stale(struct cpu *c, struct soft_page *page, uint64_t mask)
 	cpu_request(c, REQ_CODE);
 }
 
+/* A page that is watched for code but has none is written to. */
+static void code_unused(struct soft_vm *vm, struct soft_page *page)
+{
+	if (atomic_fetch_add(&page->state, PAGE_STORE) / PAGE_STORE < IDLE)
+		return;
+	pthread_mutex_lock(&vm->code);
+	atomic_fetch_and(&page->state, atomic_load(&page->granules)
+					       ? PAGE_CODE | PAGE_WMAP
+					       : PAGE_WMAP);
+	pthread_mutex_unlock(&vm->code);
+}
+
 /* [gpa, gpa + n), inside one page, has been written. */
 static void code_written(struct soft_vm *vm, struct cpu *self,
 			 struct soft_slot *s, uint64_t gpa, size_t n)
 {
 	struct soft_page *page = page_of(s, gpa);
 	uint64_t mask = granule_mask(gpa, n);
+	uint32_t gen;
 
 	/* Pairs with the decoder: it sets granules, then reads the bytes. */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!(atomic_load(&page->state) & PAGE_CODE) ||
-	    !(atomic_load(&page->granules) & mask))
+	if (!(atomic_load(&page->state) & PAGE_CODE))
 		return;
+	if (!(atomic_load(&page->granules) & mask)) {
+		if (!atomic_load(&page->granules))
+			code_unused(vm, page);
+		return;
+	}
 	pthread_mutex_lock(&vm->code);
-	atomic_fetch_add(&page->gen, 1);
-	if (!(atomic_fetch_and(&page->granules, ~mask) & ~mask))
+	gen = atomic_fetch_add(&page->gen, 1);
+	atomic_fetch_and(&page->state, PAGE_CODE | PAGE_WMAP);
+	/* Code that is patched all the time comes back: to let everybody
+	 * write here and to take that away again costs more than stores that
+	 * go the slow way. */
+	if (!(atomic_fetch_and(&page->granules, ~mask) & ~mask) && gen < OFTEN)
 		atomic_fetch_and(&page->state, ~(uint32_t)PAGE_CODE);
 	for (unsigned i = 0; i < vm->vm.max_vcpus; i++)
 		if (vm->cpu[i])
@@ -1020,7 +1044,8 @@ void code_claim(struct cpu *c, struct code_page *p)
 {
 	struct soft_vm *vm = c->vm;
 
-	if (atomic_load(&p->page->state) == PAGE_CODE)
+	if ((atomic_load(&p->page->state) & (PAGE_CODE | PAGE_WMAP)) ==
+	    PAGE_CODE)
 		return;
 	if (!(atomic_fetch_or(&p->page->state, PAGE_CODE) & PAGE_WMAP))
 		return;

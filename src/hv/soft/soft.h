@@ -193,7 +193,12 @@ struct soft_page {
 	_Atomic uint64_t granules; /* 64-byte pieces that hold decoded code */
 };
 
-enum { PAGE_CODE = 1, PAGE_WMAP = 2 /* some TLB may hold it writable */ };
+enum {
+	PAGE_CODE = 1,
+	PAGE_WMAP = 2, /* some TLB may hold it writable */
+	/* From here up: stores seen since the last code of the page went. */
+	PAGE_STORE = 0x100
+};
 
 struct soft_slot {
 	uint64_t gpa, size;
