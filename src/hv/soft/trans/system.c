@@ -230,20 +230,31 @@ static bool emit_base(struct tctx *x, struct tinsn *ti, unsigned seg, bool wr)
 	return true;
 }
 
-/* To a general register: where the source is. */
+/* To a general register of size bits: where the source is. */
 static bool emit_load(struct tctx *x, struct tinsn *ti, uint32_t from,
-		      bool word)
+		      unsigned size)
 {
 	unsigned g = reg_number(ti->d.op[0].reg.value);
+	struct emit *e = &x->e;
 	int h = host_reg(g);
 	unsigned to = h < 0 ? T0 : (unsigned)h;
 
-	if (word)
-		gs_movzx(&x->e, true, to, from);
+	if (size == 16) { /* the rest of the register stays */
+		if (h < 0)
+			return false;
+		E(e, 0x65, 0x66);
+		if (to > 7)
+			e1(e, 0x44);
+		e1(e, 0x8b);
+		e_mem(e, to, -1, -1, 0, (int32_t)from);
+		return true;
+	}
+	if (size == 32)
+		gs_movzx(e, true, to, from);
 	else
-		e_gs_load(&x->e, to, from);
+		e_gs_load(e, to, from);
 	if (h < 0)
-		e_gs_store(&x->e, to, GS_GPR(g));
+		e_gs_store(e, to, GS_GPR(g));
 	return true;
 }
 
@@ -260,21 +271,21 @@ static bool emit_mov_from(struct tctx *x, struct tinsn *ti)
 	n = (unsigned)ZydisRegisterGetId(from->reg.value);
 	switch (ZydisRegisterGetClass(from->reg.value)) {
 	case ZYDIS_REGCLASS_SEGMENT:
-		return ti->d.op[0].size >= 32 && n <= SEG_GS &&
+		return n <= SEG_GS &&
 		       emit_load(x, ti,
 				 GS(seg) + n * (uint32_t)sizeof(struct segreg) +
 					 (uint32_t)offsetof(struct segreg, sel),
-				 true);
+				 ti->d.op[0].size == 16 ? 16 : 32);
 	case ZYDIS_REGCLASS_CONTROL: break;
 	default: return false;
 	}
 	if (x->c->cpl)
 		return false;
 	switch (n) {
-	case 0: return emit_load(x, ti, GS(cr0), false);
-	case 2: return emit_load(x, ti, GS(cr2), false);
-	case 3: return emit_load(x, ti, GS(cr3), false);
-	case 4: return emit_load(x, ti, GS(cr4), false);
+	case 0: return emit_load(x, ti, GS(cr0), 64);
+	case 2: return emit_load(x, ti, GS(cr2), 64);
+	case 3: return emit_load(x, ti, GS(cr3), 64);
+	case 4: return emit_load(x, ti, GS(cr4), 64);
 	default: return false;
 	}
 }
