@@ -62,10 +62,10 @@ struct block_config {
 	enum block_sync sync;
 	enum block_aio aio;
 	unsigned sector; /* 512, 4096; 0: 512 */
-	uint64_t size; /* of null, which has no file */
-	bool no_base;  /* do not open what the image stands on */
-	bool no_lock;  /* only to look at it */
-	bool repair;   /* of qcow2: open what is marked as corrupt */
+	uint64_t size;	 /* of null, which has no file */
+	bool no_base;	 /* do not open what the image stands on */
+	bool no_lock;	 /* only to look at it */
+	bool repair;	 /* of qcow2: open what is marked as corrupt */
 	/* Tests: the bytes, in place of path; the block closes it. */
 	struct store *store;
 

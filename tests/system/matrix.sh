@@ -5,7 +5,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 need_demo
 
-words= vmlinux=
+words='' vmlinux=''
 # try CPUS MEMORY LEAST MOST - boots; MiB that the guest must find
 try() {
 	guest --cpus "$1" --memory "$2" <<'G' || fail "$1 CPUs, $2: status $?"

@@ -108,11 +108,11 @@ struct qcow2 {
 	unsigned bits, l2_bits; /* (i) of a cluster, of a table's index */
 	uint64_t cluster;	/* (i) bytes */
 	unsigned ref_order;	/* (i) */
-	unsigned ref_bits;     /* (i) log2 of the entries of a refcount block */
-	uint8_t compression;   /* (i) */
-	_Alignas(8) uint8_t head[512];     /* (l) the header as it is on disk */
-	bool corrupt;	       /* (l) no more writes */
-	bool repair, has_base; /* (i) */
+	unsigned ref_bits;   /* (i) log2 of the entries of a refcount block */
+	uint8_t compression; /* (i) */
+	_Alignas(8) uint8_t head[512]; /* (l) the header as it is on disk */
+	bool corrupt;		       /* (l) no more writes */
+	bool repair, has_base;	       /* (i) */
 
 	pthread_mutex_t lock;
 	uint64_t *l1; /* (l) of the host's byte order, so is reftable */

@@ -352,15 +352,17 @@ static void put32(uint8_t *config, unsigned off, uint32_t value)
 
 static void fill_config(const struct blk *blk, uint8_t *config)
 {
+	uint16_t optimal = (uint16_t)(4096 / blk->block->sector);
 	uint64_t capacity = blk->block->size / 512;
+	uint16_t queues = (uint16_t)blk->queues;
 
 	memcpy(config, &capacity, 8);
 	put32(config, 12, SEG_MAX);
 	put32(config, 20, blk->block->sector);
 	/* Topology: partitions and file systems are to be aligned to 4 KiB. */
 	config[24] = blk->block->sector == 512 ? 3 : 0;
-	memcpy(config + 26, &(uint16_t){ 4096 / blk->block->sector }, 2);
-	memcpy(config + 34, &(uint16_t){ (uint16_t)blk->queues }, 2);
+	memcpy(config + 26, &optimal, 2);
+	memcpy(config + 34, &queues, 2);
 	if (blk->block->readonly)
 		return;
 	put32(config, 36, MAX_RANGE); /* discard */
