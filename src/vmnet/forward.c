@@ -166,8 +166,9 @@ int vmnet_forward_del(struct vmnet *net, const char *spec,
 			break;
 	if (found) {
 		*at = found->next;
+		nat_hold_locked(net);
 		forward_close_locked(net, &f);
-		nat_wake_locked(net);
+		nat_release_locked(net);
 	}
 	pthread_mutex_unlock(&net->lock);
 	free(found);

@@ -163,6 +163,20 @@ void nat_wake_locked(struct vmnet *net)
 		net->polling = true;
 }
 
+void nat_hold_locked(struct vmnet *net)
+{
+	net->holds++;
+	nat_wake_locked(net);
+	while (net->in_poll)
+		pthread_cond_wait(&net->changed, &net->lock);
+}
+
+void nat_release_locked(struct vmnet *net)
+{
+	net->holds--;
+	pthread_cond_broadcast(&net->changed);
+}
+
 static void run_timers(struct vmnet *net)
 {
 	int64_t now = now_ns() / 1000000;
@@ -200,19 +214,25 @@ static void *nat_thread(void *arg)
 		unsigned nfds;
 		int got;
 
+		if (net->holds) {
+			pthread_cond_wait(&net->changed, &net->lock);
+			continue;
+		}
 		net->nfds = 0;
 		add_poll(net->wake_fd, SLIRP_POLL_IN, net);
 		slirp_pollfds_fill(net->slirp, &timeout, add_poll, net);
 		timeout = until_timer(net, timeout);
-		net->polling = true;
+		net->polling = net->in_poll = true;
 		fds = net->fds;
 		nfds = net->nfds;
 		pthread_mutex_unlock(&net->lock);
 		got = poll(fds, nfds, (int)timeout);
 		pthread_mutex_lock(&net->lock);
-		net->polling = false;
-		if (net->nfds != nfds) /* reset: not those sockets any more */
-			got = -1;
+		net->polling = net->in_poll = false;
+		if (net->holds) { /* those sockets may be gone now */
+			pthread_cond_broadcast(&net->changed);
+			continue;
+		}
 		if (got > 0 && fds[0].revents &&
 		    read(net->wake_fd, &count, sizeof(count)) < 0)
 			continue;
@@ -283,6 +303,7 @@ static void free_network(struct vmnet *net)
 	}
 	if (net->wake_fd >= 0)
 		close(net->wake_fd);
+	pthread_cond_destroy(&net->changed);
 	pthread_mutex_destroy(&net->lock);
 	free(net->fds);
 	free(net);
@@ -302,6 +323,7 @@ int vmnet_create(const struct vmnet_config *cfg, struct vmnet **out,
 	if (!net->cfg.mtu)
 		net->cfg.mtu = VMNET_MTU_DEFAULT;
 	pthread_mutex_init(&net->lock, NULL);
+	pthread_cond_init(&net->changed, NULL);
 	net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (net->cfg.mtu < VMNET_MTU_MIN || net->cfg.mtu > VMNET_MTU_MAX) {
 		ret = error_set(err, -EINVAL,
@@ -357,15 +379,15 @@ int vmnet_reset(struct vmnet *net)
 		pthread_mutex_unlock(&net->lock);
 		return -ENOMEM;
 	}
+	nat_hold_locked(net);
 	end_stack(net);
 	net->slirp = fresh;
-	net->nfds = 0;
 	for (struct forward *f = net->forwards; f; f = f->next) {
 		failed = forward_open_locked(net, f);
 		if (failed)
 			ret = failed;
 	}
-	nat_wake_locked(net);
+	nat_release_locked(net);
 	pthread_mutex_unlock(&net->lock);
 	return ret;
 }

@@ -71,9 +71,18 @@ struct vmnet {
 	struct pollfd *fds;	    /* (l) the thread's, grown by add_poll */
 	unsigned nfds, room;	    /* (l) */
 	bool polling, quit;	    /* (l) */
+	pthread_cond_t changed;	    /* of the next two */
+	bool in_poll;		    /* (l) the thread is not to be disturbed */
+	unsigned holds;		    /* (l) it stays out of poll() */
 };
 
 /* With net->lock held: the poll set may have changed. */
 void nat_wake_locked(struct vmnet *net);
+/*
+ * Around closing what the thread may poll: a socket lives, and listens, for as
+ * long as somebody polls it.  Gives the lock away for a moment.
+ */
+void nat_hold_locked(struct vmnet *net);
+void nat_release_locked(struct vmnet *net);
 
 #endif /* VMNET_VMNET_H */
