@@ -789,12 +789,12 @@ int main(int argc, char **argv)
 	unsigned rounds = 20;
 
 	for (int i = 1; i < argc; i++) {
-		const char *a = argv[i], *v = argv[i + 1];
+		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
 
-		if (!strcmp(a, "--seed")) {
+		if (v && !strcmp(a, "--seed")) {
 			seed = number_arg(v);
 			i++;
-		} else if (!strcmp(a, "--rounds")) {
+		} else if (v && !strcmp(a, "--rounds")) {
 			rounds = (unsigned)number_arg(v);
 			i++;
 		} else if (!strcmp(a, "--engine") && v) {

@@ -453,11 +453,10 @@ static void step_some(struct bare *g, unsigned n)
 {
 	static struct hv_state s;
 	uint64_t sum = 0;
-	int r;
 
 	if (n != 1)
 		return;
-	while ((r = hv_vcpu_complete(g->cpu, &g->exit)) == 1)
+	while (hv_vcpu_complete(g->cpu, &g->exit) == 1)
 		;
 	hv_vcpu_debug(g->cpu, HV_DEBUG_STEP);
 	for (unsigned k = 0; k < 50; k++) {
@@ -927,14 +926,16 @@ static bool run_slots(const char *engine)
 		ok = moves(&r.g) && !hv_mem_unmap(r.g.vm, 0x33000, 0x1000);
 		memset(r.g.mem + 0x33008, 0xee, 4);
 		was = atomic_load(&r.mmio);
-		ok &= moves(&r.g) && moves(&r.g);
+		ok &= moves(&r.g);
+		ok &= moves(&r.g);
 		ok &= atomic_load(&r.mmio) > was;
 		ok &= guest_word(&r.g, 0x33008) == 0xeeeeeeee;
 		ok &= !hv_mem_map(r.g.vm, 0x33000, 0x1000, r.g.mem + 0x33000,
 				  n & 1 ? rw : HV_MEM_READ);
 		if (!(n & 1)) {
-			ok &= moves(&r.g) && moves(&r.g) &&
-			      guest_word(&r.g, 0x33008) == 0xeeeeeeee;
+			ok &= moves(&r.g);
+			ok &= moves(&r.g);
+			ok &= guest_word(&r.g, 0x33008) == 0xeeeeeeee;
 			ok &= !hv_mem_protect(r.g.vm, 0x33000, 0x1000, rw);
 		}
 		/* The code itself goes to other memory of the same content. */
@@ -960,6 +961,7 @@ static bool run_kicks(const char *engine, const char *name, const uint8_t *code,
 {
 	static uint64_t late[KICKS];
 	static struct runner r;
+	unsigned half, at90, at99;
 	bool ok = true;
 	pthread_t t;
 
@@ -982,12 +984,13 @@ static bool run_kicks(const char *engine, const char *name, const uint8_t *code,
 	}
 	loop_stop(&r, t);
 	qsort(late, kicks, sizeof(late[0]), by_value);
+	half = kicks / 2;
+	at90 = kicks * 9 / 10;
+	at99 = kicks * 99 / 100;
 	printf("# kick of %s on %s: median %.1f us, 90%% %.1f us, 99%% %.1f "
 	       "us, most %.1f us\n",
-	       name, engine, (double)late[kicks / 2] / 1e3,
-	       (double)late[kicks * 9 / 10] / 1e3,
-	       (double)late[kicks * 99 / 100] / 1e3,
-	       (double)late[kicks - 1] / 1e3);
+	       name, engine, (double)late[half] / 1e3, (double)late[at90] / 1e3,
+	       (double)late[at99] / 1e3, (double)late[kicks - 1] / 1e3);
 	return ok;
 }
 

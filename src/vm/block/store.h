@@ -88,8 +88,8 @@ struct pool {
 };
 
 void pool_start(struct pool *p,
-	       int (*perform)(void *arg, const struct block_req *req),
-	       void *arg);
+		int (*perform)(void *arg, const struct block_req *req),
+		void *arg);
 void pool_stop(struct pool *p);
 void pool_submit(struct pool *p, struct block_req *req);
 void pool_drain(struct pool *p);
