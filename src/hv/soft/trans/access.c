@@ -120,8 +120,7 @@ void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp)
 		e_mov32(&x->e, T0, (unsigned)h);
 }
 
-void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
-		 bool aligned)
+uint32_t emit_probe(struct tctx *x, bool write)
 {
 	struct emit *e = &x->e;
 	uint32_t table =
@@ -132,16 +131,30 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
 	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
 	e_gs_base(e, 0x33, T0, T1, table + TLB_TAG);
+	return table + TLB_HOST;
+}
+
+uint8_t *emit_unless_room(struct tctx *x, unsigned size)
+{
+	E(&x->e, 0x48, 0x3d); /* cmp rax, */
+	e4(&x->e, 0x1000 - size);
+	return e_jcc(&x->e, CC_A);
+}
+
+void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
+		 bool aligned)
+{
+	struct emit *e = &x->e;
+	uint32_t host = emit_probe(x, write);
+
 	if (aligned) {
 		E(e, 0x48, 0xa9); /* test rax, */
 		e4(e, ~(0xfffu & ~(size - 1)));
 		cold_add(x, e_jcc(e, CC_NE), insn_site(x, ti));
 	} else {
-		E(e, 0x48, 0x3d); /* cmp rax, */
-		e4(e, 0x1000 - size);
-		cold_add(x, e_jcc(e, CC_A), insn_site(x, ti));
+		cold_add(x, emit_unless_room(x, size), insn_site(x, ti));
 	}
-	e_gs_base(e, 0x8b, T1, T1, table + TLB_HOST);
+	e_gs_base(e, 0x8b, T1, T1, host);
 }
 
 struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write)

@@ -228,7 +228,9 @@ static void liveness(struct tctx *x, uint16_t live)
 static void stub_site(struct tctx *x, unsigned site)
 {
 	e_gs_imm(&x->e, GS(tr.site), site);
-	e_jmp_to(&x->e, x->t->thunk_site);
+	e_jmp_to(&x->e, x->t->site[site].type == SITE_INDIRECT
+				? x->t->thunk_indirect
+				: x->t->thunk_site);
 }
 
 /* The jump at at may be aimed at target's block. */
@@ -403,7 +405,7 @@ static bool is_punt(const struct tctx *x, const struct tinsn *ti)
  */
 static void set_resume(struct tctx *x, const struct tinsn *ti)
 {
-	if (!x->fast || is_punt(x, ti) || !x->any_open)
+	if (!x->fast || is_punt(x, ti) || !x->slow_from)
 		x->t->site[ti->site].resume = x->e.p;
 }
 
@@ -466,7 +468,7 @@ static void emit_body(struct tctx *x, bool goes_on)
 	x->fast = true;
 	emit_version(x, 0, goes_on);
 	x->fast = false;
-	if (!x->any_open || x->e.full)
+	if (!x->slow_from || x->e.full)
 		return;
 	from = x->slow_from;
 	x->fl_host = from->start_host;
@@ -565,13 +567,8 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	emit_body(&x, goes_on);
 	emit_leaves(&x);
 	for (unsigned n = 0; n < x.ncold; n++) {
-		unsigned site = x.cold[n].site;
-
 		e_aim(x.cold[n].at, x.e.p);
-		e_gs_imm(&x.e, GS(tr.site), site);
-		e_jmp_to(&x.e, t->site[site].type == SITE_INDIRECT
-				       ? t->thunk_indirect
-				       : t->thunk_site);
+		stub_site(&x, x.cold[n].site);
 	}
 	if (x.e.full) {
 		tb->entry = NULL;

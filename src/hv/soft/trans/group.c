@@ -305,29 +305,19 @@ static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
 {
 	unsigned span = (unsigned)(g->hi - g->lo);
 	struct emit *e = &x->e;
-	uint32_t table =
-		x->tlb + (g->write ? sizeof(struct tlb_entry[TLB_SIZE]) : 0);
+	uint32_t host = emit_probe(x, g->write);
 
-	e_mov(e, T1, T0);
-	E(e, 0x49, 0xc1, 0xef, 0x08); /* shr r15, 8 */
-	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
-	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
-	e_gs_base(e, 0x33, T0, T1, table + TLB_TAG);
-	E(e, 0x48, 0x3d); /* cmp rax, */
-	e4(e, 0x1000 - span);
-	x->miss[x->nmiss++] = (struct miss){ e_jcc(e, CC_A), ti };
+	x->miss[x->nmiss++] = (struct miss){ emit_unless_room(x, span), ti };
 	if (g->align) {
 		E(e, 0xa8, 0x0f); /* test al, 15 */
 		x->miss[x->nmiss++] = (struct miss){ e_jcc(e, CC_NE), ti };
 	}
-	e_gs_base(e, 0x8b, T1, T1, table + TLB_HOST);
+	e_gs_base(e, 0x8b, T1, T1, host);
 	e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
 	e_gs_store(e, T1, GS(tr.group) + 8 * (uint32_t)(g - x->group));
 	g->open = true;
-	if (!x->any_open) {
-		x->any_open = true;
+	if (!x->slow_from)
 		x->slow_from = ti;
-	}
 }
 
 /* The operand is at [T1 + result]; T0 is free. */

@@ -210,9 +210,9 @@ struct tctx {
 	struct group group[MAX_GROUPS];
 	struct miss miss[MAX_MISS];
 	unsigned ngroups, nmiss;
-	bool fast, any_open; /* the first version; it has opened a group */
-	struct tinsn *slow_from;
-	int32_t lower; /* for emit_lea(): added to the displacement */
+	bool fast;		 /* the first version */
+	struct tinsn *slow_from; /* where it opened a group first, or NULL */
+	int32_t lower;		 /* for emit_lea(): added to the displacement */
 };
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
@@ -310,6 +310,11 @@ bool address_fits(const struct tctx *x, const struct tinsn *ti);
 /* T0 = address of the memory operand (flags are lost) */
 void emit_address(struct tctx *x, struct tinsn *ti,
 		  const ZydisDecodedOperand *op);
+/* T0 = address -> T0 = offset if the page is the entry's, T1 = the entry; the
+ * offset of its host page from T1 */
+uint32_t emit_probe(struct tctx *x, bool write);
+/* The jump taken unless size bytes at T0 lie in the page */
+uint8_t *emit_unless_room(struct tctx *x, unsigned size);
 /* T0 = address, T1 = clobbered -> T0 = offset in page, T1 = host page */
 void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 		 bool aligned);
