@@ -83,4 +83,36 @@ void serial_push(struct serial *s, struct vm *vm);
  */
 long serial_wait(const struct serial *s);
 
+/* -- session.c ------------------------------------------------------------ */
+
+/* One machine, or the same one again and again when the guest resets it. */
+struct session {
+	struct vm_config *cfg;
+	const char *where; /* --serial */
+	struct serial serial;
+	bool stats;
+	long timeout_ms; /* -1: none */
+	int signal;	 /* that ended us, or 0 */
+};
+
+void session_init(struct session *s);
+/* Until the machine ends; an exit status. */
+int session_run(struct session *s);
+
+/* -- progress.c ----------------------------------------------------------- */
+
+/* "1.5 GiB" */
+void show_size(char *to, size_t room, uint64_t bytes);
+long now_ms(void);
+
+/* A bar on standard error, on a terminal only. */
+struct bar {
+	const char *what;
+	long next_ms;
+	bool shown;
+	bool (*go_on)(void); /* NULL: always */
+};
+bool bar_progress(void *opaque, uint64_t done, uint64_t total);
+void bar_end(const struct bar *bar);
+
 #endif /* CLI_H */

@@ -10,7 +10,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char help[] =
@@ -56,64 +55,9 @@ static void on_signal(int sig)
 	interrupted = sig;
 }
 
-/* -- showing -------------------------------------------------------------- */
-
-static void show_size(char *to, size_t room, uint64_t bytes)
+static bool go_on(void)
 {
-	static const char units[] = "KMGTPE";
-	double v = (double)bytes / 1024;
-	unsigned u = 0;
-
-	if (bytes < 1024) {
-		snprintf(to, room, "%u B", (unsigned)bytes);
-		return;
-	}
-	for (; v >= 1024 && units[u + 1]; u++)
-		v /= 1024;
-	snprintf(to, room,
-		 v < 10 && v != (double)(int)v ? "%.1f %ciB" : "%.0f %ciB", v,
-		 units[u]);
-}
-
-struct bar {
-	const char *what;
-	long next_ms;
-	bool shown;
-};
-
-static long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-/* On a terminal only, and not more often than it can be read. */
-static bool on_progress(void *opaque, uint64_t done, uint64_t total)
-{
-	struct bar *bar = opaque;
-	unsigned n = total ? (unsigned)(done * 30 / total) : 30;
-	char a[32], b[32];
-
-	if (interrupted)
-		return false;
-	if (!isatty(2) || (now_ms() < bar->next_ms && done < total))
-		return true;
-	bar->next_ms = now_ms() + 100;
-	bar->shown = true;
-	show_size(a, sizeof(a), done);
-	show_size(b, sizeof(b), total);
-	fprintf(stderr, "\r%s [%.*s%*s] %3u%%  %s of %s \033[K", bar->what,
-		(int)n, "##############################", (int)(30 - n), "",
-		total ? (unsigned)(done * 100 / total) : 100, a, b);
-	return true;
-}
-
-static void end_bar(const struct bar *bar)
-{
-	if (bar->shown)
-		fputs("\r\033[K", stderr);
+	return !interrupted;
 }
 
 static void json_text(const char *text)
@@ -250,18 +194,18 @@ static int convert(const struct options *o)
 		.cluster = (uint32_t)o->cluster,
 		.replace = o->force,
 	};
-	struct bar bar = { .what = "converting" };
+	struct bar bar = { .what = "converting", .go_on = go_on };
 	struct husk_error err = { 0 };
-	int ret = vm_disk_convert(o->argv[0], o->argv[1], &how, on_progress,
+	int ret = vm_disk_convert(o->argv[0], o->argv[1], &how, bar_progress,
 				  &bar, &err);
 
-	end_bar(&bar);
+	bar_end(&bar);
 	return ret ? failed(&err) : 0;
 }
 
 static int compact(const struct options *o)
 {
-	struct bar bar = { .what = "compacting" };
+	struct bar bar = { .what = "compacting", .go_on = go_on };
 	struct vm_disk_info before, after;
 	struct husk_error err = { 0 };
 	char a[32], b[32];
@@ -269,9 +213,9 @@ static int compact(const struct options *o)
 
 	ret = vm_disk_info(o->argv[0], o->format, &before, &err);
 	if (!ret)
-		ret = vm_disk_compact(o->argv[0], o->format, on_progress, &bar,
+		ret = vm_disk_compact(o->argv[0], o->format, bar_progress, &bar,
 				      &err);
-	end_bar(&bar);
+	bar_end(&bar);
 	if (!ret)
 		ret = vm_disk_info(o->argv[0], o->format, &after, &err);
 	if (ret)

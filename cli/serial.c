@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -25,14 +24,6 @@ enum {
 	PIECE = 256,		/* a terminal that is writable takes it */
 	QUIET_MS = 300,		/* without output: the guest waits for input */
 };
-
-static long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* -- opening -------------------------------------------------------------- */
 

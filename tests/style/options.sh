@@ -10,8 +10,7 @@ miss() { echo "$1 is not in $2"; bad=1; }
 help=$("$husk" --help; "$husk" run --help; "$husk" doctor --help
 	"$husk" disk --help)
 # What getopt_long() knows is in --help ("help" itself is not).
-known=$(sed -n 's/^\t*{ "\([a-z-]*\)", [01], NULL.*/\1/p' "$top/cli/run.c" \
-	"$top/cli/disk.c")
+known=$(sed -n 's/^\t*{ "\([a-z-]*\)", [01], NULL.*/\1/p' "$top"/cli/*.[ch])
 for o in $known; do
 	[ "$o" = help ] && continue
 	echo "$help" | grep -q -e "--$o " || miss "--$o" "husk run --help"

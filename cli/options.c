@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * options.c - the options that say what a machine is
+ */
+#include "options.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+const char machine_help[] =
+	"  --kernel FILE         bzImage, ELF vmlinux or Multiboot kernel\n"
+	"  --initrd FILE         initial RAM disk\n"
+	"  --cmdline TEXT        kernel command line (default: console=ttyS0)\n"
+	"  --cpus N              vCPUs, 1 to 64 (default 1)\n"
+	"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
+	"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
+	"  --disk FILE[,readonly][,format=raw|qcow2][,cache=cached|direct]\n"
+	"       [,sync=full|data|none][,serial=TEXT][,KEY=VALUE...]\n"
+	"                        a disk image or block device; may be repeated\n"
+	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk,\n"
+	"                        virtio-net\n"
+	"  --net shared|tap=NAME|unix=PATH|fd=N|none[,...]\n"
+	"                        a network device (default shared: a NAT)\n"
+	"  --forward HOST:GUEST  a port of the host leads to one of the guest\n"
+	"  --reboot exit|again   what a guest's reset does (default exit)\n";
+
+bool machine_option(struct machine_options *m, int c, const char *arg)
+{
+	static const struct option mine[] = { MACHINE_OPTIONS, { 0 } };
+
+	for (const struct option *o = mine; o->name; o++) {
+		if (o->val != c)
+			continue;
+		if (m->n == MAX_MACHINE_OPTIONS) {
+			complain("too many options; the rest is not used");
+			return true;
+		}
+		m->list[m->n].c = c;
+		m->list[m->n++].arg = arg;
+		return true;
+	}
+	return false;
+}
+
+bool machine_option_given(const struct machine_options *m, int c)
+{
+	for (unsigned i = 0; i < m->n; i++)
+		if (m->list[i].c == c)
+			return true;
+	return false;
+}
+
+static int set_cpus(struct vm_config *cfg, const char *arg)
+{
+	char *end;
+	long v = strtol(arg, &end, 10);
+
+	if (*end || end == arg || v < 1 || v > VM_MAX_CPUS) {
+		complain("--cpus %s: not a number from 1 to %d", arg,
+			 VM_MAX_CPUS);
+		return EXIT_USAGE;
+	}
+	vm_config_set_cpus(cfg, (unsigned)v);
+	return 0;
+}
+
+static int set_memory(struct vm_config *cfg, const char *arg)
+{
+	uint64_t size;
+
+	if (parse_size(arg, &size)) {
+		complain("--memory %s: not a size such as 512M", arg);
+		return EXIT_USAGE;
+	}
+	vm_config_set_memory(cfg, size);
+	return 0;
+}
+
+static int set_reboot(struct vm_config *cfg, const char *arg)
+{
+	if (strcmp(arg, "exit") && strcmp(arg, "again")) {
+		complain("--reboot %s: exit or again", arg);
+		return EXIT_USAGE;
+	}
+	vm_config_set_reboot(cfg,
+			     *arg == 'a' ? VM_REBOOT_AGAIN : VM_REBOOT_EXIT);
+	return 0;
+}
+
+static int apply(struct vm_config *cfg, int c, const char *arg)
+{
+	struct husk_error err = { 0 };
+	int ret = 0;
+
+	switch (c) {
+	case 'k': ret = vm_config_set_kernel(cfg, arg); break;
+	case 'i': ret = vm_config_set_initrd(cfg, arg); break;
+	case 'c': ret = vm_config_set_cmdline(cfg, arg); break;
+	case 'e': ret = vm_config_set_engine(cfg, arg); break;
+	case 'n': return set_cpus(cfg, arg);
+	case 'm': return set_memory(cfg, arg);
+	case 'r': return set_reboot(cfg, arg);
+	case 'd': ret = vm_config_add_disk_spec(cfg, arg, &err); break;
+	case 'D': ret = vm_config_add_device(cfg, arg, &err); break;
+	case 'N': ret = vm_config_add_net(cfg, arg, &err); break;
+	case 'F': ret = vm_config_add_forward(cfg, arg, &err); break;
+	}
+	if (!ret)
+		return 0;
+	complain("%s", *err.text ? err.text : "out of memory");
+	return EXIT_USAGE;
+}
+
+static bool speaks_of_nets(const struct machine_options *m)
+{
+	for (unsigned i = 0; i < m->n; i++)
+		if (m->list[i].c == 'N' ||
+		    (m->list[i].c == 'D' &&
+		     !strncmp(m->list[i].arg, "virtio-net", 10)))
+			return true;
+	return false;
+}
+
+int machine_options_apply(const struct machine_options *m,
+			  struct vm_config *cfg, bool default_net)
+{
+	int ret = 0;
+
+	/* Forwards may stand before the network that they are of. */
+	for (unsigned i = 0; i < m->n && !ret; i++)
+		if (m->list[i].c != 'F')
+			ret = apply(cfg, m->list[i].c, m->list[i].arg);
+	if (!ret && default_net && !speaks_of_nets(m))
+		ret = apply(cfg, 'N', "shared");
+	for (unsigned i = 0; i < m->n && !ret; i++)
+		if (m->list[i].c == 'F')
+			ret = apply(cfg, 'F', m->list[i].arg);
+	return ret;
+}
+
+int bad_option(const char *command, int c, char **argv)
+{
+	if (c == ':')
+		complain("%s: a value is missing; husk %s --help lists the "
+			 "options",
+			 argv[optind - 1], command);
+	else
+		complain("%s: no such option; husk %s --help lists them",
+			 argv[optind - 1], command);
+	return EXIT_USAGE;
+}

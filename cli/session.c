@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * session.c - a machine from its start to its end, and who uses it meanwhile
+ *
+ * One loop waits for the machine, for signals, for the terminal and for the
+ * requests that come through the control socket.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+static void log_line(void *opaque, const char *text)
+{
+	complain("%s", text);
+}
+
+static void problem(void *opaque, const char *text)
+{
+	complain("%s", text);
+}
+
+/* Without waiting for the guest or for who reads its output. */
+static int cut_off(struct session *s, struct vm *vm, int status)
+{
+	serial_cut(&s->serial);
+	vm_stop(vm);
+	terminal_restore();
+	return status;
+}
+
+static int ended_by(struct session *s, struct vm *vm, int sig)
+{
+	s->signal = sig;
+	cut_off(s, vm, 0);
+	complain("ended by SIG%s", sigabbrev_np(sig));
+	return EXIT_FAULT;
+}
+
+/* 0: the machine goes on. */
+static int take_signal(struct session *s, struct vm *vm, int sigs)
+{
+	struct signalfd_siginfo info;
+
+	if (read(sigs, &info, sizeof(info)) != sizeof(info))
+		return 0;
+	if (info.ssi_signo != SIGCONT)
+		return ended_by(s, vm, (int)info.ssi_signo);
+	/* The shell has had the terminal meanwhile. */
+	if (s->serial.terminal)
+		terminal_raw();
+	return 0;
+}
+
+/* Output fails.  0: the machine goes on without. */
+static int lost_output(struct session *s, struct vm *vm, int error)
+{
+	const char *what = s->serial.out == 1 ? "standard output" : s->where;
+
+	s->serial.out = -1;
+	if (error == EPIPE) {
+		cut_off(s, vm, 0);
+		complain("%s: nobody reads it any more", what);
+		return EXIT_FAULT;
+	}
+	complain("%s: %s; further output is lost", what, strerror(error));
+	return 0;
+}
+
+/* One machine from start to end.  -1: again, else the exit status. */
+static int live(struct session *s, struct vm *vm, int sigs)
+{
+	long end = s->timeout_ms < 0 ? -1 : now_ms() + s->timeout_ms;
+	struct serial *serial = &s->serial;
+	struct vm_stopped st;
+	int ret = 0;
+
+	for (;;) {
+		struct pollfd f[] = {
+			{ .fd = vm_event_fd(vm), .events = POLLIN },
+			{ .fd = sigs, .events = POLLIN },
+			{ .fd = serial->wake, .events = POLLIN },
+			{ .fd = serial_in(serial), .events = POLLIN },
+		};
+		long left = end < 0 ? -1 : end - now_ms();
+		long quiet = serial_wait(serial);
+
+		if (end >= 0 && left <= 0) {
+			cut_off(s, vm, 0);
+			complain("timeout after %ld s", s->timeout_ms / 1000);
+			return EXIT_TIMEOUT;
+		}
+		if (quiet >= 0 && (left < 0 || left > quiet))
+			left = quiet;
+		if (poll(f, 4, (int)left) < 0 && errno != EINTR)
+			return cut_off(s, vm, EXIT_FAULT);
+		if (vm_next_event(vm, &st))
+			break;
+		if (f[1].revents)
+			ret = take_signal(s, vm, sigs);
+		if (!ret && f[2].revents && atomic_load(&serial->error) &&
+		    serial->out >= 0)
+			ret = lost_output(s, vm, atomic_load(&serial->error));
+		if (!ret && f[3].revents && serial_read(serial))
+			ret = ended_by(s, vm, SIGHUP);
+		if (ret)
+			return ret;
+		if (serial->escape.quit)
+			return cut_off(s, vm, 0);
+		serial_push(serial, vm);
+	}
+	terminal_restore();
+	switch (st.reason) {
+	case VM_STOP_RESET: return st.again ? -1 : 0;
+	case VM_STOP_POWEROFF:
+	case VM_STOP_STOPPED: return 0;
+	case VM_STOP_EXIT: return st.code & 0xff;
+	case VM_STOP_DIED:
+		complain("the guest died: %s", st.text);
+		return EXIT_DIED;
+	default: complain("%s", st.text); return EXIT_FAULT;
+	}
+}
+
+/* -ENOMEM and -EIO are the host's; everything else can be asked for better. */
+static int failed(int ret, const struct husk_error *err)
+{
+	complain("%s", err->text);
+	return ret == -ENOMEM || ret == -EIO ? EXIT_FAULT : EXIT_USAGE;
+}
+
+static void print_stats(struct vm *vm)
+{
+	static const char *const exits[HV_EXIT_COUNT] = {
+		[HV_EXIT_MMIO] = "mmio",
+		[HV_EXIT_PIO] = "pio",
+		[HV_EXIT_MSR] = "msr",
+		[HV_EXIT_EOI] = "eoi",
+		[HV_EXIT_IRQ_WINDOW] = "irq-window",
+		[HV_EXIT_KICKED] = "kicked",
+	};
+	struct hv_stats st;
+
+	for (unsigned n = 0; !vm_cpu_stats(vm, n, &st); n++) {
+		fprintf(stderr, "cpu%u: %.3f s, exits:", n,
+			(double)st.exec_ns / 1e9);
+		for (unsigned e = 0; e < HV_EXIT_COUNT; e++)
+			if (exits[e] && st.exits[e])
+				fprintf(stderr, " %s %llu", exits[e],
+					(unsigned long long)st.exits[e]);
+		fprintf(stderr,
+			"\n  interrupts %llu, TLB misses %llu, slow accesses "
+			"%llu, code writes %llu\n  decoded blocks %llu, "
+			"translations %llu, code flushes %llu, interpreted "
+			"%llu\n",
+			(unsigned long long)st.interrupts,
+			(unsigned long long)st.tlb_misses,
+			(unsigned long long)st.slow_accesses,
+			(unsigned long long)st.code_writes,
+			(unsigned long long)st.blocks_decoded,
+			(unsigned long long)st.translations,
+			(unsigned long long)st.code_flushes,
+			(unsigned long long)st.interpreted);
+		for (unsigned i = 0; i < sizeof(st.punts) / sizeof(st.punts[0]);
+		     i++)
+			if (*st.punts[i].name)
+				fprintf(stderr, "  %s %llu\n", st.punts[i].name,
+					(unsigned long long)st.punts[i].count);
+	}
+}
+
+static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm;
+	int ret;
+
+	ret = vm_create(s->cfg, &vm, &err);
+	if (ret)
+		return failed(ret, &err);
+	/* Not earlier: a file is only made for a machine that can start. */
+	if (first) {
+		ret = serial_open(&s->serial, s->where);
+		if (ret) {
+			vm_destroy(vm);
+			return ret;
+		}
+		if (*vm_engine_reason(vm))
+			complain("engine %s: %s", vm_engine(vm),
+				 vm_engine_reason(vm));
+	}
+	if (s->serial.terminal)
+		terminal_raw();
+	ret = vm_start(vm, &err);
+	if (ret) {
+		terminal_restore();
+		complain("%s", err.text);
+		ret = EXIT_FAULT;
+	} else {
+		ret = live(s, vm, sigs);
+	}
+	terminal_restore();
+	if (s->stats)
+		print_stats(vm);
+	/* The last output may wait for its reader: let a signal end that. */
+	sigprocmask(SIG_UNBLOCK, set, NULL);
+	vm_destroy(vm);
+	sigprocmask(SIG_BLOCK, set, NULL);
+	return ret;
+}
+
+void session_init(struct session *s)
+{
+	*s = (struct session){
+		.timeout_ms = -1,
+		.where = "stdio",
+		.serial = { .in = -1,
+			    .out = -1,
+			    .other = -1,
+			    .wake = -1,
+			    .cut = -1 },
+	};
+}
+
+static int run(struct session *s)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT };
+	sigset_t set;
+	int ret, sigs;
+
+	/* Blocked before any thread starts, so that they come to the loop. */
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		sigaddset(&set, ends[i]);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	sigs = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	ret = boot(s, &set, sigs, true);
+	while (ret < 0)
+		ret = boot(s, &set, sigs, false);
+	close(sigs);
+	serial_close(&s->serial);
+	if (s->signal) {
+		/* So that who started us sees what ended us. */
+		signal(s->signal, SIG_DFL);
+		raise(s->signal);
+		sigprocmask(SIG_UNBLOCK, &set, NULL);
+	}
+	return ret;
+}
+
+int session_run(struct session *s)
+{
+	vm_config_set_output(s->cfg, VM_SERIAL, serial_output, &s->serial);
+	vm_config_set_room(s->cfg, VM_SERIAL, serial_room, &s->serial);
+	vm_config_set_log(s->cfg, log_line, NULL);
+	if (vm_config_validate(s->cfg, problem, NULL))
+		return EXIT_USAGE;
+	return run(s);
+}
