@@ -16,6 +16,7 @@
 static const char help[] = "usage: husk run [OPTION...]\n\n";
 
 static const char more_help[] =
+	"  --config FILE         begin with this configuration, a JSON document\n"
 	"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
 	"  --stats               count what the vCPUs did, on standard error\n"
 	"  --timeout SECONDS     end the machine after this time\n"
@@ -62,22 +63,31 @@ static int set_timeout(struct session *s, const char *arg)
 	return 0;
 }
 
+struct options {
+	struct machine_options machine;
+	const char *config;
+};
+
 /* -1: all is done. */
-static int parse(struct session *s, struct machine_options *m, int argc,
-		 char **argv)
+static int parse(struct session *s, struct options *o, int argc, char **argv)
 {
 	static const struct option options[] = {
-		MACHINE_OPTIONS,	   { "serial", 1, NULL, 's' },
-		{ "stats", 0, NULL, 'S' }, { "timeout", 1, NULL, 't' },
-		{ "help", 0, NULL, 'h' },  { 0 },
+		MACHINE_OPTIONS,
+		{ "config", 1, NULL, 'C' },
+		{ "serial", 1, NULL, 's' },
+		{ "stats", 0, NULL, 'S' },
+		{ "timeout", 1, NULL, 't' },
+		{ "help", 0, NULL, 'h' },
+		{ 0 },
 	};
 	int c;
 
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
-		if (machine_option(m, c, optarg))
+		if (machine_option(&o->machine, c, optarg))
 			continue;
 		switch (c) {
+		case 'C': o->config = optarg; break;
 		case 's': s->where = optarg; break;
 		case 'S': s->stats = true; break;
 		case 't':
@@ -98,42 +108,56 @@ static int parse(struct session *s, struct machine_options *m, int argc,
 	return 0;
 }
 
-static int configure(struct vm_config *cfg, const struct machine_options *m)
+/* The options come on top of a file's configuration. */
+static int load(struct session *s, const struct options *o)
+{
+	struct husk_error err = { 0 };
+
+	if (vm_config_load(o->config, &s->cfg, &err)) {
+		complain("%s", err.text);
+		return EXIT_USAGE;
+	}
+	return machine_options_apply(&o->machine, s->cfg, false);
+}
+
+static int configure(struct session *s, const struct options *o)
 {
 	const char *cmdline = "console=ttyS0";
 
-	vm_config_set_memory(cfg, 512u << 20);
-	if (machine_options_apply(m, cfg, true))
+	if (o->config)
+		return load(s, o);
+	s->cfg = vm_config_create();
+	if (!s->cfg) {
+		complain("out of memory");
+		return EXIT_FAULT;
+	}
+	vm_config_set_memory(s->cfg, 512u << 20);
+	if (machine_options_apply(&o->machine, s->cfg, true))
 		return EXIT_USAGE;
-	if (!vm_config_kernel(cfg)) {
-		if (use_demo(cfg)) {
+	if (!vm_config_kernel(s->cfg)) {
+		if (use_demo(s->cfg)) {
 			complain("no --kernel, and no demo guest: "
 				 "./dev run makes one");
 			return EXIT_USAGE;
 		}
 		cmdline = "console=ttyS0 quiet";
 	}
-	if (!vm_config_cmdline(cfg))
-		vm_config_set_cmdline(cfg, cmdline);
+	if (!vm_config_cmdline(s->cfg))
+		vm_config_set_cmdline(s->cfg, cmdline);
 	return 0;
 }
 
 int cmd_run(int argc, char **argv)
 {
-	struct machine_options m = { 0 };
+	struct options o = { 0 };
 	struct session s;
 	int ret;
 
 	session_init(&s);
-	ret = parse(&s, &m, argc, argv);
+	ret = parse(&s, &o, argc, argv);
 	if (ret)
 		return ret < 0 ? 0 : ret;
-	s.cfg = vm_config_create();
-	if (!s.cfg) {
-		complain("out of memory");
-		return EXIT_FAULT;
-	}
-	ret = configure(s.cfg, &m);
+	ret = configure(&s, &o);
 	if (!ret)
 		ret = session_run(&s);
 	vm_config_destroy(s.cfg);

@@ -6,7 +6,7 @@ _husk() {
 	local words=
 
 	case $prev in
-	--kernel | --initrd | --disk | --base)
+	--config | --kernel | --initrd | --disk | --base)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
@@ -18,7 +18,7 @@ _husk() {
 	--cmdline | --cpus | --forward | --memory | --timeout) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
-		run) words="--kernel --initrd --cmdline --cpus --memory
+		run) words="--config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --device --serial --reboot --stats --timeout
 			--help" ;;
 		doctor) words="--json --help" ;;

@@ -8,6 +8,7 @@ complete -c husk -n __fish_use_subcommand -a disk -d 'make, measure and check di
 complete -c husk -n __fish_use_subcommand -a doctor -d 'what this host can run, and why'
 complete -c husk -n __fish_use_subcommand -l version -d 'print the version'
 complete -c husk -l help -d 'print the options'
+complete -c husk -n $run -l config -rF -d 'configuration to begin with'
 complete -c husk -n $run -l kernel -rF -d 'kernel to boot'
 complete -c husk -n $run -l initrd -rF -d 'initial RAM disk'
 complete -c husk -n $run -l cmdline -x -d 'kernel command line'

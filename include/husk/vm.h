@@ -122,6 +122,40 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 			    void (*problem)(void *opaque, const char *text),
 			    void *opaque);
 
+/* -- configurations as JSON ----------------------------------------------- */
+
+/*
+ * The document of docs/vm.json.md.  dir is the folder that relative paths in
+ * it start from, and that is left out of paths below it; NULL: paths are kept
+ * as they are.  Outputs and the log are the program's own and not part of it.
+ * What was read is well formed, which vm_config_validate() does not follow
+ * from: files may be missing.
+ */
+int vm_config_from_json(const char *text, size_t len, const char *dir,
+			struct vm_config **cfg, struct husk_error *err);
+/* To be given to free(); NULL: no memory. */
+char *vm_config_to_json(const struct vm_config *cfg, const char *dir);
+/* From a file and to one, which is replaced as a whole; dir is its folder. */
+int vm_config_load(const char *path, struct vm_config **cfg,
+		   struct husk_error *err);
+int vm_config_save(const struct vm_config *cfg, const char *path,
+		   struct husk_error *err);
+/*
+ * Texts of the program's own, which the document keeps.  A NULL value takes
+ * one away.  0 or -ENOMEM; what vm_config_note() gives lives until then, NULL:
+ * there is none.
+ */
+int vm_config_set_note(struct vm_config *cfg, const char *key,
+		       const char *value);
+const char *vm_config_note(const struct vm_config *cfg, const char *key);
+
+/* What a machine of this library can have at most. */
+struct vm_limits {
+	unsigned cpus, disks, networks, forwards;
+	uint64_t memory_min, memory_max; /* bytes; multiples of 4096 */
+};
+void vm_get_limits(struct vm_limits *limits);
+
 /* -- machines ------------------------------------------------------------- */
 
 /* The machine is complete, loaded and not running.  cfg may go after. */

@@ -37,6 +37,7 @@ void vm_config_destroy(struct vm_config *cfg)
 		disk_config_finish(&cfg->disk[i]);
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		net_config_finish(&cfg->net[i]);
+	config_json_finish(cfg);
 	free(cfg->kernel);
 	free(cfg->initrd);
 	free(cfg->cmdline);
@@ -118,6 +119,18 @@ uint64_t vm_config_memory(const struct vm_config *cfg)
 	return cfg->memory;
 }
 
+void vm_get_limits(struct vm_limits *limits)
+{
+	*limits = (struct vm_limits){
+		.cpus = VM_MAX_CPUS,
+		.disks = MAX_DISKS,
+		.networks = MAX_NETS,
+		.forwards = MAX_FORWARDS,
+		.memory_min = MIN_MEMORY,
+		.memory_max = MAX_MEMORY,
+	};
+}
+
 void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot)
 {
 	cfg->reboot = reboot;
@@ -187,6 +200,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 				"there are debug-exit, pc-testdev, "
 				"virtio-blk, virtio-net and virtio-rng",
 				spec);
+	/* Disks and networks have lists of their own. */
+	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&
+	    config_remember(cfg, "devices", spec))
+		ret = error_errno(err, -ENOMEM, "device %s", spec);
 	free(copy);
 	return ret;
 }

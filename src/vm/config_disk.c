@@ -57,11 +57,12 @@ static int set_number(unsigned *to, const char *value)
 	return 0;
 }
 
-/* 0, -ENOENT: no such option, -EINVAL: no such value. */
-static int set_option(struct disk_config *d, const char *key, const char *value)
+int disk_config_set(struct disk_config *d, const char *key, const char *value)
 {
 	int ret;
 
+	if (!strcmp(key, "path"))
+		return set(&d->path, value);
 	if (!strcmp(key, "readonly") && (!*value || !strcmp(value, "on"))) {
 		d->readonly = true;
 		return 0;
@@ -105,7 +106,7 @@ static int parse_option(struct disk_config *d, char *word, const char *spec,
 
 	if (value)
 		*value++ = 0;
-	ret = set_option(d, word, value ? value : "");
+	ret = disk_config_set(d, word, value ? value : "");
 	if (ret == -ENOENT)
 		return error_set(err, -EINVAL, "disk %s: no option \"%s%s%s\"",
 				 spec, word, value ? "=" : "",
@@ -147,6 +148,18 @@ static int parse(struct disk_config *d, char *text, const char *spec,
 				   : 0;
 }
 
+int config_take_disk(struct vm_config *cfg, struct disk_config *d,
+		     struct husk_error *err)
+{
+	if (cfg->ndisks == MAX_DISKS)
+		return error_set(err, -E2BIG,
+				 "disk %s: too many disks, %d are possible",
+				 d->path, MAX_DISKS);
+	cfg->disk[cfg->ndisks++] = *d;
+	memset(d, 0, sizeof(*d));
+	return 0;
+}
+
 int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 			    struct husk_error *err)
 {
@@ -154,20 +167,14 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 	char *copy;
 	int ret;
 
-	if (cfg->ndisks == MAX_DISKS)
-		return error_set(err, -E2BIG,
-				 "disk %s: too many disks, %d are possible",
-				 spec, MAX_DISKS);
 	copy = strdup(spec);
 	ret = copy ? parse(&d, copy, spec, err)
 		   : error_errno(err, -ENOMEM, "disk %s", spec);
 	free(copy);
-	if (ret) {
-		disk_config_finish(&d);
-		return ret;
-	}
-	cfg->disk[cfg->ndisks++] = d;
-	return 0;
+	if (!ret)
+		ret = config_take_disk(cfg, &d, err);
+	disk_config_finish(&d);
+	return ret;
 }
 
 int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly)
@@ -206,11 +213,8 @@ int config_add_virtio_blk(struct vm_config *cfg, const char *options,
 	if (!ret && (!d.path || !*d.path))
 		ret = error_set(err, -EINVAL, "device %s: file=PATH is missing",
 				spec);
-	if (!ret && cfg->ndisks == MAX_DISKS)
-		ret = error_set(err, -E2BIG, "device %s: too many disks", spec);
-	if (ret)
-		disk_config_finish(&d);
-	else
-		cfg->disk[cfg->ndisks++] = d;
+	if (!ret)
+		ret = config_take_disk(cfg, &d, err);
+	disk_config_finish(&d);
 	return ret;
 }

@@ -75,8 +75,7 @@ static int set_where(struct net_config *n, const char *kind, const char *where)
 	return 0;
 }
 
-/* The first word of a specification: what the link is. */
-static int parse_kind(struct net_config *n, const char *word)
+int net_config_kind(struct net_config *n, const char *word)
 {
 	unsigned fd;
 
@@ -104,7 +103,7 @@ static int parse_kind(struct net_config *n, const char *word)
 	return 0;
 }
 
-static int parse_option(struct net_config *n, const char *o)
+int net_config_option(struct net_config *n, const char *o)
 {
 	bool shared = n->kind && !strcmp(n->kind, "shared");
 
@@ -130,7 +129,7 @@ static int parse_option(struct net_config *n, const char *o)
 	return 0;
 }
 
-static int add_forward(struct net_config *n, const char *spec,
+int net_config_forward(struct net_config *n, const char *spec,
 		       struct husk_error *err)
 {
 	int ret = vmnet_forward_check(spec, err);
@@ -152,7 +151,7 @@ static int parse(struct net_config *n, char *text, const char *spec,
 		 struct husk_error *err)
 {
 	char *save, *o = strtok_r(text, ",", &save);
-	int ret = o ? parse_kind(n, o) : -ENOENT;
+	int ret = o ? net_config_kind(n, o) : -ENOENT;
 
 	if (ret == -ENOENT)
 		return error_set(err, -EINVAL,
@@ -162,12 +161,12 @@ static int parse(struct net_config *n, char *text, const char *spec,
 				 spec);
 	while (!ret && (o = strtok_r(NULL, ",", &save))) {
 		if (!strncmp(o, "forward=", 8) && !strcmp(n->kind, "shared")) {
-			ret = add_forward(n, o + 8, err);
+			ret = net_config_forward(n, o + 8, err);
 			if (ret)
 				return ret;
 			continue;
 		}
-		ret = parse_option(n, o);
+		ret = net_config_option(n, o);
 		if (ret == -ENOENT)
 			return error_set(err, -EINVAL,
 					 "network %s: %s has no option \"%s\"",
@@ -180,6 +179,20 @@ static int parse(struct net_config *n, char *text, const char *spec,
 	return ret ? error_errno(err, ret, "network %s", spec) : 0;
 }
 
+int config_take_net(struct vm_config *cfg, struct net_config *n,
+		    struct husk_error *err)
+{
+	if (cfg->nnets == MAX_NETS)
+		return error_set(err, -E2BIG, "network %s: at most %d", n->kind,
+				 MAX_NETS);
+	if (!n->has_mac && random_mac(n->mac))
+		return error_set(err, -EIO, "network %s: no random numbers",
+				 n->kind);
+	cfg->net[cfg->nnets++] = *n;
+	memset(n, 0, sizeof(*n));
+	return 0;
+}
+
 int vm_config_add_net(struct vm_config *cfg, const char *spec,
 		      struct husk_error *err)
 {
@@ -189,22 +202,14 @@ int vm_config_add_net(struct vm_config *cfg, const char *spec,
 
 	if (!strcmp(spec, "none"))
 		return 0;
-	if (cfg->nnets == MAX_NETS)
-		return error_set(err, -E2BIG, "network %s: at most %d", spec,
-				 MAX_NETS);
 	text = strdup(spec);
 	ret = text ? parse(&n, text, spec, err)
 		   : error_errno(err, -ENOMEM, "network %s", spec);
 	free(text);
-	if (!ret && !n.has_mac && random_mac(n.mac))
-		ret = error_set(err, -EIO, "network %s: no random numbers",
-				spec);
-	if (ret) {
-		net_config_finish(&n);
-		return ret;
-	}
-	cfg->net[cfg->nnets++] = n;
-	return 0;
+	if (!ret)
+		ret = config_take_net(cfg, &n, err);
+	net_config_finish(&n);
+	return ret;
 }
 
 int vm_config_add_forward(struct vm_config *cfg, const char *spec,
@@ -212,7 +217,7 @@ int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 {
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		if (!strcmp(cfg->net[i].kind, "shared"))
-			return add_forward(&cfg->net[i], spec, err);
+			return net_config_forward(&cfg->net[i], spec, err);
 	return error_set(err, -EINVAL,
 			 "forward %s: needs a network of kind shared", spec);
 }

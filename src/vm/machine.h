@@ -28,6 +28,11 @@ struct disk_config {
 };
 
 /* config_disk.c */
+/* 0, -ENOENT: no such key, -EINVAL: no such value, -ENOMEM. */
+int disk_config_set(struct disk_config *d, const char *key, const char *value);
+/* The next disk; d is empty after success. */
+int config_take_disk(struct vm_config *cfg, struct disk_config *d,
+		     struct husk_error *err);
 void disk_config_finish(struct disk_config *d);
 struct block_config disk_block_config(const struct disk_config *d);
 int config_add_virtio_blk(struct vm_config *cfg, const char *options,
@@ -47,8 +52,26 @@ struct net_config {
 	unsigned nforwards;
 };
 void net_config_finish(struct net_config *n);
+/* The first word of a specification: 0, -ENOENT or -ENOMEM. */
+int net_config_kind(struct net_config *n, const char *word);
+/* Another: 0, -ENOENT: no such key, -EINVAL: no such value. */
+int net_config_option(struct net_config *n, const char *o);
+int net_config_forward(struct net_config *n, const char *spec,
+		       struct husk_error *err);
+/* The next network device; n is empty after success. */
+int config_take_net(struct vm_config *cfg, struct net_config *n,
+		    struct husk_error *err);
 int config_add_virtio_net(struct vm_config *cfg, char *options,
 			  const char *spec, struct husk_error *err);
+
+/* config_json.c */
+struct json_object;
+/*
+ * Text of an option, kept for vm_config_to_json(), in this list of the
+ * document (a constant).  0 or -ENOMEM.
+ */
+int config_remember(struct vm_config *cfg, const char *list, const char *text);
+void config_json_finish(struct vm_config *cfg);
 
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
@@ -61,6 +84,12 @@ struct vm_config {
 	unsigned nnets;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
+	struct config_word {
+		const char *list;
+		char *text;
+	} *word; /* what was remembered */
+	unsigned nwords;
+	struct json_object *notes; /* or NULL */
 	struct {
 		vm_output *output;
 		void *opaque;

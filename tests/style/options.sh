@@ -10,7 +10,8 @@ miss() { echo "$1 is not in $2"; bad=1; }
 help=$("$husk" --help; "$husk" run --help; "$husk" doctor --help
 	"$husk" disk --help)
 # What getopt_long() knows is in --help ("help" itself is not).
-known=$(sed -n 's/^\t*{ "\([a-z-]*\)", [01], NULL.*/\1/p' "$top"/cli/*.[ch])
+known=$(grep -oh '{ "[a-z-]*", [01], NULL' "$top"/cli/*.[ch] |
+	sed 's/^{ "\([a-z-]*\)".*/\1/' | sort -u)
 for o in $known; do
 	[ "$o" = help ] && continue
 	echo "$help" | grep -q -e "--$o " || miss "--$o" "husk run --help"
