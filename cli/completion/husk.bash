@@ -6,11 +6,11 @@ _husk() {
 	local words=
 
 	case $prev in
-	--config | --kernel | --initrd | --disk | --base)
+	--config | --kernel | --initrd | --disk | --base | --vsock)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
-	--device) words="virtio-blk,file= virtio-net,nat virtio-rng debug-exit pc-testdev" ;;
+	--device) words="virtio-blk,file= virtio-net,nat virtio-rng virtio-vsock,port= debug-exit pc-testdev" ;;
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
@@ -19,7 +19,7 @@ _husk() {
 	*)
 		case ${COMP_WORDS[1]} in
 		run) words="--config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --device --serial --reboot --stats --timeout
+			--engine --disk --net --forward --device --vsock --serial --reboot --stats --timeout
 			--help" ;;
 		doctor) words="--json --help" ;;
 		disk) words="create info resize convert compact check --format

@@ -64,7 +64,10 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 /*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
  * pc-testdev, virtio-rng, virtio-blk,file=PATH and the keys of a disk,
- * virtio-net,nat|fd=N|unixSocketPath=PATH|type=unixstream,path=PATH[,mac=MAC].
+ * virtio-net,nat|fd=N|unixSocketPath=PATH|type=unixstream,path=PATH[,mac=MAC],
+ * virtio-vsock[,port=N,socketURL=PATH[,listen|connect]]: connections of the
+ * guest to port N reach who listens at PATH, or with connect, who connects to
+ * PATH reaches port N of the guest; there is one such device with many ports.
  */
 int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err);
@@ -88,6 +91,17 @@ int vm_config_add_net(struct vm_config *cfg, const char *spec,
 /* A port of the host to one of the guest, on the first shared network. */
 int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 			  struct husk_error *err);
+
+/*
+ * The socket device, "PATH[,cid=N]".  Who connects to the Unix socket PATH and
+ * writes "CONNECT PORT\n" reads "OK HOSTPORT\n" when the guest has accepted;
+ * the guest's connections to a port go to the Unix socket PATH_PORT.  The
+ * machine makes PATH, for its owner only, and removes it.  Without a PATH
+ * ("cid=N") there are only ports of vm_config_add_device() and the functions
+ * below.  The guest's address is N, 3 by default.
+ */
+int vm_config_add_vsock(struct vm_config *cfg, const char *spec,
+			struct husk_error *err);
 
 enum vm_reboot {
 	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */
@@ -216,6 +230,25 @@ size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,
 /* Network devices: pull the cable of one or put it in.  Any thread. */
 unsigned vm_net_count(const struct vm *vm);
 int vm_net_set_link(struct vm *vm, unsigned index, bool up);
+
+/*
+ * A connection to a port of the guest: a stream socket that is the caller's,
+ * or a negative errno value: -ENODEV the machine has no socket device,
+ * -ENOTCONN no driver runs yet, -ECONNREFUSED nobody in the guest listens,
+ * -ETIMEDOUT it did not answer in timeout_ms (-1: within 30 s).  Any thread
+ * but the one of a vm_vsock_accept.
+ */
+int vm_vsock_connect(struct vm *vm, uint32_t port, int timeout_ms,
+		     struct husk_error *err);
+/*
+ * Connections of the guest to a port: accept gets a stream socket, which is
+ * its own, on a thread of the machine; it should not block and must not call
+ * the machine.  NULL: no longer.  -EADDRINUSE: the port has its place already.
+ * Any thread.
+ */
+typedef void vm_vsock_accept(void *opaque, int fd, uint32_t guest_port);
+int vm_vsock_listen(struct vm *vm, uint32_t port, vm_vsock_accept *accept,
+		    void *opaque);
 
 /* -- disk images ---------------------------------------------------------- */
 

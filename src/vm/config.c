@@ -37,6 +37,7 @@ void vm_config_destroy(struct vm_config *cfg)
 		disk_config_finish(&cfg->disk[i]);
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		net_config_finish(&cfg->net[i]);
+	vsock_config_finish(&cfg->vsock);
 	config_json_finish(cfg);
 	free(cfg->kernel);
 	free(cfg->initrd);
@@ -183,6 +184,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = config_add_virtio_net(
 			cfg, options ? options : copy + strlen(copy), spec,
 			err);
+	else if (!strcmp(copy, "virtio-vsock"))
+		ret = config_add_virtio_vsock(
+			cfg, options ? options : copy + strlen(copy), spec,
+			err);
 	else if (options && *options)
 		ret = error_set(err, -EINVAL, "device %s: %s has no options",
 				spec, copy);
@@ -198,7 +203,8 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = error_set(err, -EINVAL,
 				"device %s: unknown kind; "
 				"there are debug-exit, pc-testdev, "
-				"virtio-blk, virtio-net and virtio-rng",
+				"virtio-blk, virtio-net, virtio-rng and "
+				"virtio-vsock",
 				spec);
 	/* Disks and networks have lists of their own. */
 	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&

@@ -467,6 +467,7 @@ static const struct list {
 	{ "disks", vm_config_add_disk_spec, read_disk },
 	{ "networks", vm_config_add_net, read_net },
 	{ "devices", vm_config_add_device, NULL },
+	{ "vsock", vm_config_add_vsock, NULL },
 };
 
 static const struct value {

@@ -73,6 +73,24 @@ struct json_object;
 int config_remember(struct vm_config *cfg, const char *list, const char *text);
 void config_json_finish(struct vm_config *cfg);
 
+enum { MAX_VSOCK_PORTS = 64 };
+
+/* config_vsock.c */
+struct vsock_config {
+	bool on;
+	uint32_t cid; /* 0: the default */
+	char *path;   /* NULL: none */
+	struct {
+		uint32_t port;
+		char *path;
+		bool to_guest;
+	} port[MAX_VSOCK_PORTS];
+	unsigned nports;
+};
+void vsock_config_finish(struct vsock_config *v);
+int config_add_virtio_vsock(struct vm_config *cfg, char *options,
+			    const char *spec, struct husk_error *err);
+
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
 	unsigned cpus;
@@ -82,12 +100,13 @@ struct vm_config {
 	unsigned ndisks;
 	struct net_config net[MAX_NETS];
 	unsigned nnets;
+	struct vsock_config vsock;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct config_word {
 		const char *list;
 		char *text;
-	} *word; /* what was remembered */
+	} * word; /* what was remembered */
 	unsigned nwords;
 	struct json_object *notes; /* or NULL */
 	struct {
@@ -134,6 +153,7 @@ struct vm {
 	struct link *link[MAX_NETS];   /* (i) closed after the devices */
 	struct dev *nic[MAX_NETS];     /* (i) */
 	unsigned nnets;		       /* (i) */
+	struct dev *vsock;	       /* (i) or NULL */
 	vm_output *output[VM_PORTS];   /* (i) */
 	void *output_opaque[VM_PORTS]; /* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];

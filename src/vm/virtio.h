@@ -20,7 +20,8 @@ enum {
 	VIRTIO_ID_NET = 1,
 	VIRTIO_ID_BLK = 2,
 	VIRTIO_ID_CONSOLE = 3,
-	VIRTIO_ID_RNG = 4
+	VIRTIO_ID_RNG = 4,
+	VIRTIO_ID_VSOCK = 19
 };
 
 /* Offered by virtio_init() for every device. */
@@ -80,6 +81,8 @@ struct virtio_class {
 	void (*kick)(struct virtio *v, struct virtq *q);
 	/* virtio_wake() was called.  Runs on the device's thread. */
 	void (*work)(struct virtio *v);
+	/* While started, work() is also called as long as poll_fd is readable. */
+	bool polls;
 	/* The driver wrote config bytes [off, off + len).  NULL: read-only. */
 	void (*config_written)(struct virtio *v, unsigned off, unsigned len);
 };
@@ -95,6 +98,7 @@ struct virtio {
 
 	pthread_t thread;	    /* (i) */
 	int wake_fd;		    /* (i) */
+	int poll_fd;		    /* (i) if the class polls; the device's */
 	bool quit, paused, started; /* (v) */
 
 	uint8_t status, generation, isr;       /* (v) */
@@ -167,5 +171,32 @@ struct virtio_net_arg {
 extern const struct virtio_class virtio_net_class;
 /* Pull the cable or put it in.  Any thread. */
 void virtio_net_set_link(struct dev *dev, bool up);
+
+/* A connection from the guest; fd is the callee's.  On the device's thread. */
+typedef void virtio_vsock_accept(void *opaque, int fd, uint32_t guest_port);
+
+struct virtio_vsock_port {
+	uint32_t port;
+	const char *path;
+	bool to_guest; /* who connects to path reaches port of the guest */
+};
+/* Strings and arrays last until the device is created. */
+struct virtio_vsock_arg {
+	uint32_t cid;	  /* of the guest; 0: 3 */
+	const char *path; /* where the host connects; NULL: nowhere */
+	const struct virtio_vsock_port *ports;
+	unsigned nports;
+	unsigned timeout_ms; /* of what is half open; 0: 30 s */
+	unsigned max;	     /* connections; 0: what RLIMIT_NOFILE allows */
+};
+extern const struct virtio_class virtio_vsock_class;
+/*
+ * *fd: a new connection to a port of the guest, which says "OK PORT\n" when
+ * the guest has accepted it and ends when not.  Any thread.
+ */
+int virtio_vsock_connect(struct dev *dev, uint32_t port, int *fd);
+/* Connections of the guest to port go to accept; NULL: no longer. */
+int virtio_vsock_listen(struct dev *dev, uint32_t port,
+			virtio_vsock_accept *accept, void *opaque);
 
 #endif /* VM_VIRTIO_H */

@@ -58,6 +58,7 @@ struct vm *pc_create(void)
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", disk);
 		if (vm_config_add_disk(cfg, path, false) ||
 		    vm_config_add_device(cfg, "pc-testdev", &err) ||
+		    vm_config_add_device(cfg, "virtio-vsock", &err) ||
 		    vm_config_add_device(cfg, "debug-exit", &err) ||
 		    vm_config_add_net(cfg, "null,queues=4", &err))
 			abort();

@@ -143,6 +143,25 @@ static int add_nets(struct vm *vm, const struct vm_config *cfg,
 	return 0;
 }
 
+static int add_vsock(struct vm *vm, const struct vsock_config *v,
+		     struct husk_error *err)
+{
+	struct virtio_vsock_port ports[MAX_VSOCK_PORTS];
+	struct virtio_vsock_arg arg = {
+		.cid = v->cid,
+		.path = v->path,
+		.ports = ports,
+		.nports = v->nports,
+	};
+
+	for (unsigned i = 0; i < v->nports; i++)
+		ports[i] = (struct virtio_vsock_port){ v->port[i].port,
+						       v->port[i].path,
+						       v->port[i].to_guest };
+	vm->vsock = add(vm, &virtio_vsock_class.dev, "vsock0", &arg, err);
+	return vm->vsock ? 0 : add_failed(err);
+}
+
 static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 		      struct husk_error *err)
 {
@@ -162,7 +181,11 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 			return add_failed(err);
 	}
 	ret = add_disks(vm, cfg, err);
-	return ret ? ret : add_nets(vm, cfg, err);
+	if (!ret)
+		ret = add_nets(vm, cfg, err);
+	if (!ret && cfg->vsock.on)
+		ret = add_vsock(vm, &cfg->vsock, err);
+	return ret;
 }
 
 /* The parts list. */

@@ -67,18 +67,19 @@ static bool take(struct pollfd *p)
 static void *device_thread(void *arg)
 {
 	struct virtio *v = arg;
-	struct pollfd fds[VIRTIO_MAX_QUEUES + 1];
+	struct pollfd fds[VIRTIO_MAX_QUEUES + 2];
 	unsigned n = v->class->nqueues;
 	bool quit = false;
 
 	for (unsigned i = 0; i < n; i++)
 		fds[i] = (struct pollfd){ v->queue[i]->kick_fd, POLLIN, 0 };
 	fds[n] = (struct pollfd){ v->wake_fd, POLLIN, 0 };
+	fds[n + 1] = (struct pollfd){ -1, POLLIN, 0 };
 	while (!quit) {
 		uint32_t queues = 0;
 		bool work;
 
-		if (poll(fds, n + 1, -1) < 0)
+		if (poll(fds, n + 2, -1) < 0)
 			continue;
 		/* Rings taken while stopped are made up for by start. */
 		pthread_mutex_lock(&v->dev.lock);
@@ -86,7 +87,10 @@ static void *device_thread(void *arg)
 			if (take(&fds[i]))
 				queues |= BIT(i);
 		work = take(&fds[n]);
+		work |= fds[n + 1].revents != 0;
 		virtio_turn_locked(v, work, queues);
+		/* A start wakes us, so it is found again. */
+		fds[n + 1].fd = v->class->polls && working(v) ? v->poll_fd : -1;
 		quit = v->quit;
 		pthread_mutex_unlock(&v->dev.lock);
 	}
