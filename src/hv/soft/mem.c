@@ -213,14 +213,19 @@ static void mark(struct tlb_marks *k, unsigned i, bool global)
 {
 	unsigned w = i / 64;
 
-	k->words |= BIT(w);
+	k->words[w / 64] |= BIT(w % 64);
 	k->used[w] |= BIT(i % 64);
 	if (global) {
 		k->local[w] &= ~BIT(i % 64);
 	} else {
-		k->local_words |= BIT(w);
+		k->local_words[w / 64] |= BIT(w % 64);
 		k->local[w] |= BIT(i % 64);
 	}
+}
+
+static unsigned table_size(unsigned table)
+{
+	return table == TLB_EXEC ? XTAB_SIZE : TLB_SIZE;
 }
 
 static void slot_clear(struct cpu *c, unsigned mmu, unsigned table, unsigned i)
@@ -247,25 +252,33 @@ void tlb_reset(struct cpu *c)
 {
 	memset(c->marks, 0, sizeof(c->marks));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
-		for (unsigned i = 0; i < TLB_SIZE; i++)
-			for (unsigned t = 0; t < 3; t++)
+		for (unsigned t = 0; t < 3; t++)
+			for (unsigned i = 0; i < table_size(t); i++)
 				slot_clear(c, m, t, i);
 	c->ready = true;
 	c->tlb_gen++;
+}
+
+/* The first of the words that tops has bits of; takes its bit away. */
+static bool next_word(uint64_t tops[MARK_TOPS], unsigned *w)
+{
+	for (unsigned t = 0; t < MARK_TOPS; t++)
+		if (tops[t]) {
+			*w = t * 64 + (unsigned)__builtin_ctzll(tops[t]);
+			tops[t] &= tops[t] - 1;
+			return true;
+		}
+	return false;
 }
 
 static void flush_local(struct cpu *c)
 {
 	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
 		struct tlb_marks *k = &c->marks[n / 3][n % 3];
-		uint64_t words = k->local_words;
+		unsigned w;
 
-		for (; words; words &= words - 1) {
-			unsigned w = (unsigned)__builtin_ctzll(words);
-
+		while (next_word(k->local_words, &w))
 			clear_word(c, n / 3, n % 3, w, k->local[w]);
-		}
-		k->local_words = 0;
 	}
 	for (unsigned half = 0; half < 2; half++)
 		c->large[half][1] = (struct large_range){ 0 };
@@ -280,14 +293,11 @@ void tlb_flush(struct cpu *c, bool all)
 	}
 	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
 		struct tlb_marks *k = &c->marks[n / 3][n % 3];
-		uint64_t words = k->words;
+		unsigned w;
 
-		for (; words; words &= words - 1) {
-			unsigned w = (unsigned)__builtin_ctzll(words);
-
+		while (next_word(k->words, &w))
 			clear_word(c, n / 3, n % 3, w, k->used[w]);
-		}
-		k->words = k->local_words = 0;
+		memset(k->local_words, 0, sizeof(k->local_words));
 	}
 	memset(c->large, 0, sizeof(c->large));
 	for (unsigned i = 0; i < PARKS; i++)
@@ -354,11 +364,13 @@ static void park(struct cpu *c, unsigned pcid)
 	p->large[0] = c->large[0][1];
 	p->large[1] = c->large[1][1];
 	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
-		uint64_t words = c->marks[n / 3][n % 3].local_words;
+		uint64_t words[MARK_TOPS];
+		unsigned w;
 
-		for (; words; words &= words - 1)
-			park_word(c, p, n / 3, n % 3,
-				  (unsigned)__builtin_ctzll(words));
+		memcpy(words, c->marks[n / 3][n % 3].local_words,
+		       sizeof(words));
+		while (next_word(words, &w))
+			park_word(c, p, n / 3, n % 3, w);
 	}
 }
 
@@ -427,15 +439,11 @@ static void flush_2m(struct cpu *c, uint64_t va)
 	for (unsigned n = 0; n < MMU_COUNT * 3; n++) {
 		struct tlb_marks *k = &c->marks[n / 3][n % 3];
 		unsigned w = first[n % 3] / 512 * 8;
-		uint64_t words = k->words & 0xffull << w;
 
-		for (; words; words &= words - 1) {
-			unsigned at = (unsigned)__builtin_ctzll(words);
-
+		for (unsigned at = w; at < w + 8; at++)
 			clear_word(c, n / 3, n % 3, at, k->used[at]);
-		}
-		k->words &= ~(0xffull << w);
-		k->local_words &= ~(0xffull << w);
+		k->words[w / 64] &= ~(0xffull << w % 64);
+		k->local_words[w / 64] &= ~(0xffull << w % 64);
 	}
 	c->tlb_gen++;
 }
@@ -487,14 +495,13 @@ static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
 
 		for (unsigned m = 0; c && m < MMU_COUNT; m++) {
 			struct tlb_marks *k = &c->marks[m][TLB_WRITE];
-			uint64_t words = k->words;
+			uint64_t words[MARK_TOPS];
+			unsigned w;
 
-			for (; words; words &= words - 1) {
-				unsigned w = (unsigned)__builtin_ctzll(words);
-
+			memcpy(words, k->words, sizeof(words));
+			while (next_word(words, &w))
 				protect_word(c->tlb[m].e[TLB_WRITE], w * 64,
 					     k->used[w], host);
-			}
 		}
 		for (unsigned i = 0; c && i < PARKS; i++)
 			protect_park(&c->park[i], host);

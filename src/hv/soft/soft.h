@@ -245,7 +245,7 @@ struct soft_vm {
 
 /* -- TLB ------------------------------------------------------------------ */
 
-enum { TLB_BITS = 12, TLB_SIZE = 1 << TLB_BITS };
+enum { TLB_BITS = 14, TLB_SIZE = 1 << TLB_BITS };
 /* MMU_USER_AC: user with alignment checks, which need the slow path. */
 enum { MMU_USER, MMU_KERNEL, MMU_KERNEL_AC, MMU_USER_AC, MMU_COUNT };
 
@@ -268,10 +268,10 @@ struct tlb {
  * Which entries of a table are filled, 64 to a word, and which words are not
  * 0: local ones belong to the current PCID, the others to all.
  */
-enum { MARK_WORDS = TLB_SIZE / 64 };
+enum { MARK_WORDS = TLB_SIZE / 64, MARK_TOPS = MARK_WORDS / 64 };
 
 struct tlb_marks {
-	uint64_t words, local_words;
+	uint64_t words[MARK_TOPS], local_words[MARK_TOPS];
 	uint64_t used[MARK_WORDS], local[MARK_WORDS];
 };
 
@@ -306,7 +306,7 @@ struct park {
  * XTAB_GPA_BITS fit.
  */
 enum {
-	XTAB_SIZE = TLB_SIZE,
+	XTAB_SIZE = 1 << 12, /* not more than TLB_SIZE: see tlb_marks */
 	XTAB_GPA_BITS = 39,
 	ITAB_BITS = 15,
 	ITAB_SIZE = 1 << ITAB_BITS,
