@@ -318,6 +318,8 @@ static bool take_short(struct enc *k, const struct tinsn *ti)
 
 /* -- putting together ----------------------------------------------------- */
 
+enum { MAX_LENT = 2 };
+
 /* Where the operands are now: host numbers, or the address. */
 struct place {
 	unsigned reg, rm, v;
@@ -501,13 +503,72 @@ static bool put_high_mem(struct tctx *x, struct tinsn *ti, struct enc *k,
 	return true;
 }
 
+/* One that no operand is, not even by implication; lent until it is done. */
+static unsigned borrow(struct emit *e, const unsigned host[3],
+		       uint8_t lent[MAX_LENT], unsigned n)
+{
+	unsigned r = H_R8;
+
+	while (r == host[0] || r == host[1] || r == host[2] ||
+	       (n && r == lent[0]))
+		r++;
+	e_gs_store(e, r, GS(tr.lent) + 8 * n);
+	lent[n] = (uint8_t)r;
+	return r;
+}
+
+/*
+ * Bring the guest's registers that live in memory into others.  T1 is free
+ * without a memory operand, T0 without an implied accumulator; more are
+ * borrowed: how many.
+ */
+static unsigned load_residents(struct tctx *x, const struct enc *k,
+			       const struct field *const all[3],
+			       unsigned host[3], uint8_t lent[MAX_LENT])
+{
+	unsigned nlent = 0, nfree = 0, free[2];
+
+	if (!k->rax_in)
+		free[nfree++] = T0;
+	if (!k->mem)
+		free[nfree++] = T1;
+	for (unsigned n = 0; n < 3; n++) {
+		bool rd = false;
+		unsigned m = 0;
+
+		if ((n == 1 && k->mem) || !resident(all[n]))
+			continue;
+		/* The same register named twice is in one place. */
+		while ((m == 1 && k->mem) || !resident(all[m]) ||
+		       all[m]->n != all[n]->n)
+			m++;
+		if (m < n) {
+			host[n] = host[m];
+			continue;
+		}
+		for (; m < 3; m++)
+			if (!(m == 1 && k->mem) && resident(all[m]) &&
+			    all[m]->n == all[n]->n)
+				rd |= all[m]->rd;
+		if (nfree) {
+			host[n] = free[--nfree];
+		} else {
+			host[n] = borrow(&x->e, host, lent, nlent);
+			nlent++;
+		}
+		if (rd)
+			e_gs_load(&x->e, host[n], GS_GPR(all[n]->n));
+	}
+	return nlent;
+}
+
 static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 {
 	bool need = ti->reads || (ti->writes && ti->live_out & ~ti->kills);
-	struct field *res[3];
-	unsigned nres = 0, host[3] = { 0, 0, 0 };
-	struct field *all[3] = { &k->reg, &k->rm, &k->v };
+	unsigned nres = 0, host[3] = { 0, 0, 0 }, nlent;
+	const struct field *all[3] = { &k->reg, &k->rm, &k->v };
 	struct place p = { .base = -1, .index = -1 };
+	uint8_t lent[MAX_LENT];
 
 	if (k->mem && (!k->mop->size || k->mop->size > 256 ||
 		       k->mop->mem.type != ZYDIS_MEMOP_TYPE_MEM))
@@ -524,33 +585,17 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 		if (n == 1 && k->mem)
 			continue;
 		if (resident(all[n]))
-			res[nres++] = all[n];
+			nres++;
 		else if (all[n]->used && all[n]->gpr)
 			host[n] = (unsigned)host_reg(all[n]->n);
 		else
 			host[n] = all[n]->n;
 	}
-	/* T1 and, without memory or an implied accumulator, T0 are free. */
-	if (nres > (k->mem ? 1u : 2u) - k->rax_in)
-		return false;
 	if (k->mem)
 		reach(x, ti, k, &p, need || nres || k->rax_in);
 	if (need && !x->fl_host)
 		flags_restore(x);
-	for (unsigned n = 0, m = 0; n < 3; n++) {
-		unsigned temp;
-
-		if (m >= nres || all[n] != res[m])
-			continue;
-		temp = k->mem || m ? T0 : T1;
-		/* The same register twice is one temporary. */
-		if (m && res[0]->n == res[1]->n)
-			temp = T1;
-		else if (all[n]->rd || (nres > 1 && res[0]->n == res[1]->n))
-			e_gs_load(&x->e, temp, GS_GPR(all[n]->n));
-		host[n] = temp;
-		m++;
-	}
+	nlent = nres ? load_residents(x, k, all, host, lent) : 0;
 	if (k->rax_in)
 		e_mov(&x->e, T0, G_RAX);
 	p.reg = host[0];
@@ -562,6 +607,8 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 	for (unsigned n = 0; n < 3; n++)
 		if (!(n == 1 && k->mem) && resident(all[n]) && all[n]->wr)
 			e_gs_store(&x->e, host[n], GS_GPR(all[n]->n));
+	while (nlent--)
+		e_gs_load(&x->e, lent[nlent], GS(tr.lent) + 8 * nlent);
 	flags_after(x, ti);
 	return true;
 }
