@@ -10,7 +10,7 @@
  * difference is what a change of the translator is read by.
  *
  * Shown is what lies between the block's head and its cold stubs, of which
- * only the number is.  What depends on the layout of struct cpu is shown by
+ * only the number is; "far" is what is written in the far area.  What depends on the layout of struct cpu is shown by
  * name, and distances to stubs and addresses of the host as dots.
  */
 #include <Zydis/Zydis.h>
@@ -27,6 +27,8 @@ static const char *const mode_names[] = { "user64", "kernel64", "code32" };
 
 /* In the page of the code: what goes on behind a form. */
 enum { AT = 0x100, DEAD = 0xe00, LIVE = 0xe40 };
+/* mov gs:[site], imm32; jmp */
+enum { STUB = 17 };
 
 extern const uint8_t golden_forms[];
 
@@ -222,25 +224,38 @@ static const uint8_t *first_stub(const struct tblock *tb)
 	return tb->entry + rel;
 }
 
+static unsigned say_span(struct text *t, const struct span *s)
+{
+	unsigned insns = 0;
+
+	for (const uint8_t *p = s->p; p < s->end; insns++)
+		p += say_insn(t, s, p);
+	return insns;
+}
+
+/* The first version, and in the far area what is before the stubs. */
 static void say_code(struct text *t, const struct trans *tr,
 		     const struct tblock *tb)
 {
-	const uint8_t *end = tr->rw + tr->used;
-	struct span body = { .end = first_stub(tb) };
-	unsigned insns = 0;
+	const uint8_t *end = tr->far.used;
+	struct span near = { .end = tr->near.used };
+	struct span far = { tb->miss + STUB, first_stub(tb) };
+	unsigned insns;
 	static struct text code;
 
-	body.p = behind_head(tb, end);
-	if (!body.p || body.end < body.p || body.end > end) {
+	near.p = behind_head(tb, near.end);
+	if (!near.p || far.end < far.p || far.end > end) {
 		say(t, "\tits head is unknown: see behind_head()\n");
 		return;
 	}
 	code.n = 0;
-	for (const uint8_t *p = body.p; p < body.end; insns++)
-		p += say_insn(&code, &body, p);
-	/* A stub is 17 bytes: mov gs:[site], imm32; jmp. */
-	say(t, "\t%u in %u, %u cold:%s\n", insns, (unsigned)(body.end - body.p),
-	    (unsigned)(end - body.end) / 17, code.s);
+	insns = say_span(&code, &near);
+	if (far.p < far.end)
+		say(&code, " far:");
+	insns += say_span(&code, &far);
+	say(t, "\t%u in %u, %u cold:%s\n", insns,
+	    (unsigned)(near.end - near.p) + (unsigned)(far.end - far.p),
+	    (unsigned)(end - far.end) / STUB, code.s);
 }
 
 /* -- translating ---------------------------------------------------------- */

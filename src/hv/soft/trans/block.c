@@ -460,6 +460,16 @@ static void emit_misses(struct tctx *x)
 	}
 }
 
+/* Write on in the other area. */
+static void change_area(struct tctx *x)
+{
+	struct emit e = x->e;
+
+	x->e = x->other;
+	x->other = e;
+}
+
+/* Ends in the far area. */
 static void emit_body(struct tctx *x, bool goes_on)
 {
 	const struct tinsn *from;
@@ -468,7 +478,8 @@ static void emit_body(struct tctx *x, bool goes_on)
 	x->fast = true;
 	emit_version(x, 0, goes_on);
 	x->fast = false;
-	if (!x->slow_from || x->e.full)
+	change_area(x);
+	if (!x->slow_from)
 		return;
 	from = x->slow_from;
 	x->fl_host = from->start_host;
@@ -498,8 +509,10 @@ static void emit_head(struct tctx *x)
 	struct emit *e = &x->e;
 
 	x->t->site[here].block = tb;
+	change_area(x);
 	tb->miss = e->p;
 	stub_site(x, here);
+	change_area(x);
 	tb->checked = e->p;
 	e_imm(e, T0, xtab_id(tb->lin, tb->gpa));
 	e_gs(e, 1, 0x39, T0,
@@ -547,8 +560,10 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	x.first = p;
 	x.second = second;
 	ctx_mmu(&x, t->c->mmu);
-	x.e.p = t->rw + t->used;
-	x.e.end = t->rw + CODE_SIZE;
+	x.e = (struct emit){ .p = (uint8_t *)ALIGN_UP((uintptr_t)t->near.used,
+						      16),
+			     .end = t->near.end };
+	x.other = (struct emit){ .p = t->far.used, .end = t->far.end };
 	goes_on = collect(&x, p);
 	if (!x.n && !second)
 		return NULL;
@@ -570,10 +585,11 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 		e_aim(x.cold[n].at, x.e.p);
 		stub_site(&x, x.cold[n].site);
 	}
-	if (x.e.full) {
+	if (x.e.full || x.other.full) {
 		tb->entry = NULL;
 		return tb;
 	}
-	t->used = (size_t)(ALIGN_UP((uintptr_t)x.e.p, 16) - (uintptr_t)t->rw);
+	t->near.used = x.other.p;
+	t->far.used = x.e.p;
 	return tb;
 }

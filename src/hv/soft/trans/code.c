@@ -247,7 +247,10 @@ static void emit_thunks(struct trans *t)
 	e_aim(out, e->p);
 	E(e, 0x48, 0x83, 0xc4, 0x08);
 	E(e, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3);
-	t->used = t->thunks = (size_t)(e->p - t->rw);
+	t->near.start = t->near.used =
+		t->rw + ALIGN_UP((size_t)(e->p - t->rw), 64);
+	t->near.end = t->far.start = t->far.used = t->rw + NEAR_SIZE;
+	t->far.end = t->rw + CODE_SIZE;
 	t->enter = (void (*)(struct cpu *, const uint8_t *))(
 		uintptr_t)(enter + t->to_rx);
 }
@@ -359,7 +362,8 @@ static void forget_all(struct trans *t)
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
 	t->nsites = t->ninsns = t->nblocks = 0;
-	t->used = t->thunks;
+	t->near.used = t->near.start;
+	t->far.used = t->far.start;
 	t->c->stats.code_flushes++;
 }
 
@@ -439,9 +443,14 @@ static void itab_drop(struct cpu *c, struct itab_entry *it, uint64_t rip)
 		}
 }
 
+static bool area_room(const struct area *a)
+{
+	return a->end - a->used >= CODE_ROOM;
+}
+
 static bool room(const struct trans *t)
 {
-	return t->used + CODE_ROOM <= CODE_SIZE &&
+	return area_room(&t->near) && area_room(&t->far) &&
 	       t->nsites + MAX_COLD + 2 <= MAX_SITES &&
 	       t->ninsns + 2 * TRANS_INSNS <= MAX_TINSNS &&
 	       t->nblocks < MAX_TBLOCKS;

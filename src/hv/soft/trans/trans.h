@@ -82,10 +82,11 @@ struct tblock {
 };
 
 enum {
-	CODE_SIZE = 64 << 20,
+	CODE_SIZE = 96 << 20,
+	NEAR_SIZE = 38 << 20,  /* of that, what runs often: see struct area */
 	CODE_ROOM = 128 << 10, /* more than one block can take */
-	MAX_SITES = 1 << 20,
-	MAX_TINSNS = 1 << 19,
+	MAX_SITES = 3 << 19,
+	MAX_TINSNS = 3 << 18,
 	MAX_TBLOCKS = 1 << 18,
 	TB_HASH_BITS = 17,
 	TB_HASH = 1 << TB_HASH_BITS,
@@ -93,11 +94,19 @@ enum {
 	HOT = 24	  /* runs in the interpreter before translation */
 };
 
+/*
+ * Code is written in two places: the first versions of blocks lie close
+ * together, what seldom runs (second versions, stubs) elsewhere.
+ */
+struct area {
+	uint8_t *start, *used, *end; /* start: behind what a flush keeps */
+};
+
 struct trans {
 	struct cpu *c;
-	uint8_t *rw;	     /* code where it is written */
-	ptrdiff_t to_rx;     /* + this: where it runs */
-	size_t used, thunks; /* thunks: what a flush keeps */
+	uint8_t *rw;	 /* code where it is written */
+	ptrdiff_t to_rx; /* + this: where it runs */
+	struct area near, far;
 	struct site *site;
 	struct insn *insn;
 	struct tblock *block;
@@ -190,7 +199,7 @@ enum { MAX_LEAVE = TRANS_INSNS * 2 };
 struct tctx {
 	struct trans *t;
 	struct cpu *c;
-	struct emit e;
+	struct emit e, other; /* one writes near, the other far */
 	struct tblock *tb;
 	struct code_page *first, *second;
 	unsigned n;
