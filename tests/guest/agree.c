@@ -18,12 +18,7 @@
 
 #include "bare.h"
 
-/*
- * Moves of each program, about.  In the test host (tests/kvmhost) making and
- * ending a VM is dear: its processors wait for each other, which takes as long
- * as the machine below lets them wait.
- */
-enum { MOVES = 12, MOVES_KVMHOST = 3 };
+enum { MOVES = 12 }; /* of each program, about */
 
 static unsigned tests, failures;
 static bool every;
@@ -166,7 +161,7 @@ static void run_program(const struct bare_program *p, const char *from,
 			const char *to)
 {
 	static struct bare_log a, b;
-	unsigned moved = 0, stuck = 0, bad = 0, moves = MOVES, step;
+	unsigned moved = 0, stuck = 0, bad = 0, step;
 	struct bare g, h;
 
 	bare_start_program(&g, from, p);
@@ -181,8 +176,6 @@ static void run_program(const struct bare_program *p, const char *from,
 	check(same_end(&g, &h), "same end", p->name);
 	bare_stop(&h);
 
-	if (getenv("KVMHOST"))
-		moves = MOVES_KVMHOST;
 	for (unsigned at = 1; at < a.n; at += step) {
 		step = 1;
 		if (!run_moved(p, from, to, at, &b, &h)) {
@@ -191,7 +184,7 @@ static void run_program(const struct bare_program *p, const char *from,
 		}
 		moved++;
 		if (!every)
-			step += a.n / moves;
+			step += a.n / MOVES;
 		if (bare_log_diff(&a, &b) >= 0 || !same_end(&g, &h)) {
 			printf("# moved after exit %u\n", at);
 			show(&a, &b);
