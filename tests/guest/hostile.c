@@ -96,6 +96,21 @@ PAYLOAD(own_block, 64,
 	"2: add $0x10000, %ebx\n dec %ecx\n jnz 1b\n"
 	"mov %ebx, %eax\n" SHOW END_OF);
 
+/* 80000 different SHUFPS and CMPPS: more than the engine keeps code for. */
+PAYLOAD(vectors, 64,
+	"xor %ecx, %ecx\n"
+	"1: mov %ecx, %eax\n shr $12, %eax\n and $4, %eax\n"
+	"mov %ecx, %edx\n shr $15, %edx\n and $1, %edx\n"
+	"lea 0x40(%rax,%rdx), %eax\n mov %al, 2f(%rip)\n"
+	"mov %ecx, %eax\n shr $8, %eax\n or $0xc0, %al\n"
+	"mov %al, 2f + 3(%rip)\n"
+	"mov %ecx, %eax\n shr $14, %eax\n and $4, %eax\n xor $0xc6, %al\n"
+	"mov %al, 2f + 2(%rip)\n mov %cl, 2f + 4(%rip)\n"
+	"2: .byte 0x40, 0x0f, 0xc6, 0xc0, 0\n"
+	"inc %ecx\n cmp $80000, %ecx\n jne 1b\n"
+	"movups %xmm0, 0x10000\n movups %xmm9, 0x10010\n"
+	"mov %ecx, %eax\n" SHOW END_OF);
+
 /* A function changes its caller's sibling, which is chained on one page. */
 ALIGNED(chained, 64,
 	"xor %ebx, %ebx\n mov $60, %r13d\n"
@@ -416,6 +431,13 @@ static void fault_gate(struct bare *g)
 	gate(g, 14, BARE_CODE + 64);
 }
 
+/* MASKMOVDQU into a page that is not there has written nothing before it. */
+ALIGNED(mask_crossing, 64,
+	"jmp 1f\n .balign 64\n mov 0x1002ff8, %eax\n" SHOW END_OF
+	"1: movq $0, 0x21018\n invlpg 0x1003000\n movl $0x55, 0x1002ff8\n"
+	"mov $0x1002ff8, %edi\n pcmpeqd %xmm0, %xmm0\n"
+	"maskmovdqu %xmm0, %xmm0\n" END_OF);
+
 /* TF over a hot loop: each step counts. */
 ALIGNED(trap_flag, 64,
 	"jmp 1f\n .balign 64\n inc %r15d\n iretq\n"
@@ -501,6 +523,7 @@ static const struct program programs[] = {
 	{ P(overlap), .n = 1, .value = { 90 }, .last = END },
 	{ P(own_next), .n = 1, .value = { 1275 }, .last = END },
 	{ P(own_block), .n = 1, .value = { 1640 }, .last = END },
+	{ P(vectors), .n = 1, .value = { 80000 }, .last = END },
 	{ P(chained), .n = 1, .value = { 1830 }, .last = END },
 	{ P(look_ahead), .n = 1, .value = { 8 }, .last = END },
 	{ P(flags_call), .n = 1, .value = { 19 }, .last = END },
@@ -548,6 +571,8 @@ static const struct program programs[] = {
 	{ P(bad_rel), top_page, .last = FAULT + 13 },
 	{ P(run_off), top_page, .last = FAULT + 13 },
 	{ P(fault_loop), fault_gate, .n = 1, .value = { 36 }, .last = END },
+	{ P(mask_crossing), fault_gate, .n = 1, .value = { 0x55 },
+	  .last = END },
 	{ P(trap_flag), debug_gate, .n = 1, .value = { 3 * 94 }, .last = END },
 	{ P(breakpoints), debug_gate, .n = 1, .value = { 40 }, .last = END },
 	{ P(debugged), .at_out = step_some, .n = 4,

@@ -132,6 +132,17 @@ static void do_sipi(struct cpu *c)
 	cpu_update_mode(c);
 }
 
+/* Generated code of vector instructions, and all that leads to it. */
+static void forget_fpu(struct cpu *c)
+{
+	c->fpu_full = false;
+	fpu_finish(c);
+	pthread_mutex_lock(&c->vm->code);
+	cache_forget(c);
+	atomic_store(&c->nstale, MAX_STALE);
+	pthread_mutex_unlock(&c->vm->code);
+}
+
 /* false: leave the run loop, exit is filled. */
 static bool serve_requests(struct cpu *c)
 {
@@ -143,6 +154,8 @@ static bool serve_requests(struct cpu *c)
 	}
 	if (r & REQ_TLB)
 		tlb_flush(c, true);
+	if (c->fpu_full)
+		forget_fpu(c);
 	if (r & REQ_INIT) {
 		cpu_reset(c, true);
 		c->mp = c->vcpu.id ? HV_MP_WAIT_SIPI : HV_MP_RUNNABLE;

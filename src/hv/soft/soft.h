@@ -385,7 +385,7 @@ enum {
 	REQ_SIPI = 32,
 	REQ_NMI = 64,
 	REQ_WINDOW = 128,
-	REQ_CODE = 256, /* c->stale */
+	REQ_CODE = 256, /* c->stale, c->fpu_full */
 	REQ_TIMER = 512
 };
 
@@ -478,6 +478,7 @@ struct cpu {
 	bool ready;	  /* the TLB is set up */
 	struct block_cache *cache;
 	void *fpu_cache; /* x86/fpu.c: generated code */
+	bool fpu_full;	 /* it wants to be dropped, see REQ_CODE */
 	struct hv_cpuid cpuid[64];
 	unsigned ncpuid;
 	bool amd; /* vendor, where the two differ */

@@ -24,7 +24,9 @@
  * FXSAVE does not wait.
  *
  * A thunk depends on its bytes only (not on the guest's address or general
- * registers), so equal ones are shared and their number is bounded.  Code
+ * registers), so equal ones are shared.  When there are too many, what comes
+ * next runs by one thunk that is made anew each time, until the run loop has
+ * dropped all of them and the decoded instructions that know them.  Code
  * pages are mapped twice, writable and executable, never both in one mapping.
  */
 #include <cpuid.h>
@@ -36,7 +38,13 @@
 
 #include "hv/soft/x86/fpu.h"
 
-enum { CHUNK = 4 << 20, MAX_CHUNKS = 4, THUNK_MAX = 512, KEY = 20 };
+enum {
+	CHUNK = 4 << 20,
+	MAX_CHUNKS = 4,
+	THUNK_MAX = 512,
+	MAX_THUNKS = 1 << 16,
+	KEY = 20
+};
 
 /* Offsets are known to the generated code. */
 struct fpu_ctx {
@@ -75,8 +83,9 @@ struct fpu_cache {
 	struct fpu_ctx ctx;
 	struct thunk *hash[4096];
 	uint8_t *rw[MAX_CHUNKS], *rx[MAX_CHUNKS];
-	unsigned nchunks;
-	size_t used; /* of the last chunk */
+	unsigned nchunks, nthunks;
+	size_t used;	    /* of the last chunk */
+	struct thunk spare; /* the last chunk ends with room for its code */
 };
 
 static struct fpu_cache *fpu_cache(struct cpu *c)
@@ -670,26 +679,28 @@ err_fd:
 	return -ENOMEM;
 }
 
-static void build(struct cpu *c, struct fpu_cache *f, struct thunk *t,
-		  const uint8_t *code, unsigned len, uint32_t read,
-		  uint32_t written)
+/* -ENOSPC: the cache is full. */
+static int make_room(struct fpu_cache *f)
 {
-	struct emit e;
-	unsigned n;
-	int ret = 0;
+	if (f->nthunks == MAX_THUNKS)
+		return -ENOSPC;
+	if (f->nchunks && f->used + 2 * THUNK_MAX <= CHUNK)
+		return 0;
+	return add_chunk(f);
+}
 
-	if (!f->nchunks || f->used + THUNK_MAX > CHUNK)
-		ret = add_chunk(f);
-	if (ret < 0) {
-		free(t);
-		cpu_error(c, "no memory for generated code (%s)",
-			  strerror(-ret));
-	}
-	n = f->nchunks - 1;
-	e.p = f->rw[n] + f->used;
+static void build(struct fpu_cache *f, struct thunk *t, const uint8_t *code,
+		  unsigned len, uint32_t read, uint32_t written)
+{
+	unsigned n = f->nchunks - 1;
+	size_t at = t == &f->spare ? CHUNK - THUNK_MAX : f->used;
+	struct emit e = { .p = f->rw[n] + at };
+
 	e.end = e.p + THUNK_MAX;
-	t->code = (void (*)(struct fpu_ctx *, void *))(f->rx[n] + f->used);
-	f->used += ALIGN_UP(generate(&e, t, code, len, read, written), 16);
+	t->code = (void (*)(struct fpu_ctx *, void *))(f->rx[n] + at);
+	at = ALIGN_UP(generate(&e, t, code, len, read, written), 16);
+	if (t != &f->spare)
+		f->used += at;
 }
 
 static unsigned hash_key(const uint8_t *key)
@@ -804,6 +815,23 @@ static bool decode_again(const struct insn *in, struct decoded *d)
 						   &d->i, d->op));
 }
 
+/* Room for one more, or the spare one. */
+static struct thunk *thunk_new(struct cpu *c, struct fpu_cache *f)
+{
+	struct thunk *t;
+	int ret = make_room(f);
+
+	if (ret == -ENOSPC) {
+		c->fpu_full = true;
+		cpu_request(c, REQ_CODE);
+		return &f->spare;
+	}
+	t = ret ? NULL : malloc(sizeof(*t));
+	if (!t)
+		cpu_error(c, "out of memory for vector instructions");
+	return t;
+}
+
 static const struct thunk *thunk_get(struct cpu *c, const struct insn *in,
 				     uint8_t *gpr)
 {
@@ -864,12 +892,13 @@ static const struct thunk *thunk_get(struct cpu *c, const struct insn *in,
 	for (t = f->hash[h]; t; t = t->next)
 		if (!memcmp(t->key, tmp.key, KEY))
 			return t;
-	t = malloc(sizeof(*t));
-	if (!t)
-		cpu_error(c, "out of memory for vector instructions");
+	t = thunk_new(c, f);
 	*t = tmp;
 	if (t->fn == op_vec || t->fn == op_x87)
-		build(c, f, t, code, len, read, written);
+		build(f, t, code, len, read, written);
+	if (t == &f->spare)
+		return t;
+	f->nthunks++;
 	t->next = f->hash[h];
 	f->hash[h] = t;
 	return t;
@@ -883,6 +912,14 @@ static void op_first(struct cpu *c, const struct insn *in)
 	uint8_t gpr;
 
 	t = thunk_get(c, in, &gpr);
+	if (t == &fpu_cache(c)->spare) {
+		struct insn once = *in;
+
+		once.reg = gpr;
+		once.aux = t;
+		t->fn(c, &once);
+		return;
+	}
 	w->reg = gpr;
 	w->aux = t;
 	w->fn = t->fn;
@@ -1198,14 +1235,19 @@ static void op_maskmovdqu(struct cpu *c, const struct insn *in)
 		memcpy(v, xmm(c, t->reg), 16);
 		memcpy(mask, xmm(c, t->rm), 16);
 	}
-	for (unsigned i = 0; i < n; i++) {
-		uint64_t o = off + i;
+	/* All of it can be written, or nothing is. */
+	for (unsigned i = 0; i < 2 * n; i++) {
+		uint64_t o = off + i % n;
 
-		if (!(mask[i] & 0x80))
+		if (!(mask[i % n] & 0x80))
 			continue;
 		if (t->adsize != 8)
 			o = t->adsize == 4 ? (uint32_t)o : (uint16_t)o;
-		st8(c, t->seg, seg_linear(c, t->seg, o, 1, true), v[i]);
+		o = seg_linear(c, t->seg, o, 1, true);
+		if (i < n)
+			mem_check(c, t->seg, o, 1, true);
+		else
+			st8(c, t->seg, o, v[i % n]);
 	}
 	if (mmx)
 		enter_mmx(c);
