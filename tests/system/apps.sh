@@ -41,7 +41,7 @@ for f in src/vm/*.c src/vm/virtio/*.c src/net/*.c; do
 	echo "cc $f $(sha256sum <x.o)"
 done
 echo "compiled $n"
-node apps.js
+node apps.js | cat
 W
 cat >"$r/init" <<W
 #!/bin/sh
