@@ -13,6 +13,14 @@
 
 enum { EXIT_FAULT = 1, EXIT_USAGE = 2, EXIT_DIED = 3, EXIT_TIMEOUT = 124 };
 
+int cmd_create(int argc, char **argv);
+int cmd_start(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_kill(int argc, char **argv);
+int cmd_delete(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_console(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
@@ -39,6 +47,7 @@ bool terminal_is_raw(void);
  */
 struct escape {
 	bool seen, quit;
+	bool detachable, detach; /* Ctrl-A d asks for that */
 };
 size_t terminal_filter(struct escape *e, char *data, size_t len);
 
@@ -74,6 +83,8 @@ void serial_cut(struct serial *s);
 int serial_in(const struct serial *s);
 /* 0, or -EIO: the terminal is gone. */
 int serial_read(struct serial *s);
+/* As if read; how much of it there was room for. */
+size_t serial_type(struct serial *s, const char *data, size_t len);
 /* Give the guest what it takes. */
 void serial_push(struct serial *s, struct vm *vm);
 /*
@@ -93,6 +104,18 @@ struct session {
 	bool stats;
 	long timeout_ms; /* -1: none */
 	int signal;	 /* that ended us, or 0 */
+
+	/* Of a named machine; else NULL. */
+	const char *name;
+	struct control *control;
+	/* Called once when the machine runs. */
+	void (*ready)(struct session *s);
+	void *opaque;
+
+	bool asked;	 /* to shut down, by a signal */
+	bool killed;	 /* by a request */
+	long started_ms; /* of now_ms() */
+	unsigned resets;
 };
 
 void session_init(struct session *s);

@@ -17,7 +17,15 @@ static const struct {
 	const char *name, *what;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "run", "boot a kernel in a new machine", cmd_run },
+	{ "run", "run a machine, or boot a kernel in a new one", cmd_run },
+	{ "create", "make a named machine from an image", cmd_create },
+	{ "start", "run a named machine in the background", cmd_start },
+	{ "stop", "ask a machine to shut down", cmd_stop },
+	{ "kill", "end a machine as if its power was cut", cmd_kill },
+	{ "delete", "take a machine and its disks away", cmd_delete },
+	{ "list", "the machines, and which of them run", cmd_list },
+	{ "info", "what a machine is and does", cmd_info },
+	{ "console", "attach the terminal to a machine", cmd_console },
 	{ "disk", "make, measure and check disk images", cmd_disk },
 	{ "doctor", "what this host can run, and why", cmd_doctor },
 };

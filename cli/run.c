@@ -12,8 +12,9 @@
 #include <unistd.h>
 
 #include "options.h"
+#include "start.h"
 
-static const char help[] = "usage: husk run [OPTION...]\n\n";
+static const char help[] = "usage: husk run [NAME] [OPTION...]\n\n";
 
 static const char more_help[] =
 	"  --config FILE         begin with this configuration, a JSON document\n"
@@ -21,7 +22,8 @@ static const char more_help[] =
 	"  --stats               count what the vCPUs did, on standard error\n"
 	"  --timeout SECONDS     end the machine after this time\n"
 	"\n"
-	"Without --kernel the demo guest is booted, where it was built.\n"
+	"NAME is a machine of husk create, which runs with its console here.\n"
+	"Without it and --kernel the demo guest is booted, where it was built.\n"
 	"Ctrl-A x ends the machine.  Exit status: 0 powered off, 1 a fault of Husk,\n"
 	"2 usage, 3 the guest died, 124 timeout, else what a debug-exit device said.\n";
 
@@ -66,6 +68,7 @@ static int set_timeout(struct session *s, const char *arg)
 struct options {
 	struct machine_options machine;
 	const char *config;
+	const char *name; /* of a machine that there is, or NULL */
 };
 
 /* -1: all is done. */
@@ -100,11 +103,13 @@ static int parse(struct session *s, struct options *o, int argc, char **argv)
 		default: return bad_option("run", c, argv);
 		}
 	}
-	if (optind < argc) {
-		complain("%s: not an option; husk run --help lists them",
+	if (argc - optind > 1 || (optind < argc && o->config)) {
+		complain("%s: one machine at a time; husk run --help lists the "
+			 "options",
 			 argv[optind]);
 		return EXIT_USAGE;
 	}
+	o->name = argv[optind];
 	return 0;
 }
 
@@ -147,6 +152,23 @@ static int configure(struct session *s, const struct options *o)
 	return 0;
 }
 
+/* A named machine, with these options for this time. */
+static int run_named(struct session *s, const struct options *o)
+{
+	struct vm_config *cfg = NULL;
+	struct place p;
+	int ret = place_find(&p, o->name);
+
+	if (!ret)
+		ret = place_load(&p, &cfg);
+	if (!ret)
+		ret = machine_options_apply(&o->machine, cfg, false);
+	if (!ret)
+		ret = start_foreground(&p, cfg, s);
+	vm_config_destroy(cfg);
+	return ret;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -157,6 +179,8 @@ int cmd_run(int argc, char **argv)
 	ret = parse(&s, &o, argc, argv);
 	if (ret)
 		return ret < 0 ? 0 : ret;
+	if (o.name)
+		return run_named(&s, &o);
 	ret = configure(&s, &o);
 	if (!ret)
 		ret = session_run(&s);

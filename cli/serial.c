@@ -181,6 +181,14 @@ static void append(struct serial *s, const char *data, size_t len)
 	s->len += len;
 }
 
+size_t serial_type(struct serial *s, const char *data, size_t len)
+{
+	size_t before = s->len;
+
+	append(s, data, len);
+	return s->len - before;
+}
+
 int serial_read(struct serial *s)
 {
 	size_t room = INPUT_SIZE - s->len, len;

@@ -18,6 +18,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "control.h"
+
 static void log_line(void *opaque, const char *text)
 {
 	complain("%s", text);
@@ -52,6 +54,13 @@ static int take_signal(struct session *s, struct vm *vm, int sigs)
 
 	if (read(sigs, &info, sizeof(info)) != sizeof(info))
 		return 0;
+	/* A host that shuts down gives a machine in the background time. */
+	if (info.ssi_signo == SIGTERM && s->name && !s->asked) {
+		s->asked = true;
+		complain("SIGTERM: the guest is asked to shut down");
+		vm_power_button(vm);
+		return 0;
+	}
 	if (info.ssi_signo != SIGCONT)
 		return ended_by(s, vm, (int)info.ssi_signo);
 	/* The shell has had the terminal meanwhile. */
@@ -84,12 +93,13 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	int ret = 0;
 
 	for (;;) {
-		struct pollfd f[] = {
+		struct pollfd f[4 + CONTROL_POLLS] = {
 			{ .fd = vm_event_fd(vm), .events = POLLIN },
 			{ .fd = sigs, .events = POLLIN },
 			{ .fd = serial->wake, .events = POLLIN },
 			{ .fd = serial_in(serial), .events = POLLIN },
 		};
+		unsigned n = 0;
 		long left = end < 0 ? -1 : end - now_ms();
 		long quiet = serial_wait(serial);
 
@@ -100,8 +110,13 @@ static int live(struct session *s, struct vm *vm, int sigs)
 		}
 		if (quiet >= 0 && (left < 0 || left > quiet))
 			left = quiet;
-		if (poll(f, 4, (int)left) < 0 && errno != EINTR)
-			return cut_off(s, vm, EXIT_FAULT);
+		if (s->control)
+			n = control_polls(s->control, f + 4);
+		if (poll(f, 4 + n, (int)left) < 0) {
+			if (errno != EINTR)
+				return cut_off(s, vm, EXIT_FAULT);
+			continue;
+		}
 		if (vm_next_event(vm, &st))
 			break;
 		if (f[1].revents)
@@ -113,7 +128,9 @@ static int live(struct session *s, struct vm *vm, int sigs)
 			ret = ended_by(s, vm, SIGHUP);
 		if (ret)
 			return ret;
-		if (serial->escape.quit)
+		if (s->control)
+			control_handle(s->control, f + 4, n, vm);
+		if (serial->escape.quit || s->killed)
 			return cut_off(s, vm, 0);
 		serial_push(serial, vm);
 	}
@@ -205,6 +222,8 @@ static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 		complain("%s", err.text);
 		ret = EXIT_FAULT;
 	} else {
+		if (first && s->ready)
+			s->ready(s);
 		ret = live(s, vm, sigs);
 	}
 	terminal_restore();
@@ -256,11 +275,11 @@ static int run(struct session *s)
 	signal(SIGPIPE, SIG_IGN);
 	sigs = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	ret = boot(s, &set, sigs, true);
-	while (ret < 0)
+	for (; ret < 0; s->resets++)
 		ret = boot(s, &set, sigs, false);
 	close(sigs);
 	serial_close(&s->serial);
-	if (s->signal) {
+	if (s->signal && !s->name) {
 		/* So that who started us sees what ended us. */
 		signal(s->signal, SIG_DFL);
 		raise(s->signal);
@@ -269,9 +288,19 @@ static int run(struct session *s)
 	return ret;
 }
 
+static void output(void *opaque, const void *data, size_t len)
+{
+	struct session *s = opaque;
+
+	if (s->control)
+		console_output(&s->control->console, data, len);
+	serial_output(&s->serial, data, len);
+}
+
 int session_run(struct session *s)
 {
-	vm_config_set_output(s->cfg, VM_SERIAL, serial_output, &s->serial);
+	s->started_ms = now_ms();
+	vm_config_set_output(s->cfg, VM_SERIAL, output, s);
 	vm_config_set_room(s->cfg, VM_SERIAL, serial_room, &s->serial);
 	vm_config_set_log(s->cfg, log_line, NULL);
 	if (vm_config_validate(s->cfg, problem, NULL))

@@ -74,6 +74,8 @@ size_t terminal_filter(struct escape *e, char *data, size_t len)
 		}
 		if (e->seen && (c == 'x' || c == 'X'))
 			e->quit = true;
+		else if (e->seen && e->detachable && (c == 'd' || c == 'D'))
+			e->detach = true;
 		else
 			data[out++] = c;
 		e->seen = false;

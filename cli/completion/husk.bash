@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # husk.bash - completion for bash
 
+_husk_names() {
+	husk list 2>/dev/null | sed -n '2,$s/ .*//p'
+}
+
 _husk() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 	local words=
 
 	case $prev in
+	--from)
+		mapfile -t COMPREPLY < <(compgen -f -W debian -- "$cur")
+		return ;;
 	--config | --kernel | --initrd | --disk | --base | --vsock)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
@@ -15,12 +22,21 @@ _husk() {
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
-	--cmdline | --cpus | --forward | --memory | --timeout) return ;;
+	--cmdline | --cpus | --forward | --memory | --timeout | --disk-size) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
-		run) words="--config --kernel --initrd --cmdline --cpus --memory
+		start | stop | kill | delete | info | console) words="$(_husk_names) --help" ;;&
+		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --device --vsock --serial --reboot --stats --timeout
 			--help" ;;
+		create) words="--from --overlay --disk-size --kernel --initrd
+			--cmdline --cpus --memory --engine --disk --net --forward
+			--device --vsock --reboot --help" ;;
+		start) words="$words --foreground --console --stats" ;;
+		stop) words="$words --timeout --force" ;;
+		delete) words="$words --force" ;;
+		info) words="$words --json" ;;
+		list) words="--json --help" ;;
 		doctor) words="--json --help" ;;
 		disk) words="create info resize convert compact check --format
 			--base --base-format --cluster --lazy-refcounts --force
@@ -28,7 +44,8 @@ _husk() {
 			mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$cur")
 			return ;;
 		esac
-		[ "$COMP_CWORD" -gt 1 ] || words="run disk doctor --help --version" ;;
+		[ "$COMP_CWORD" -gt 1 ] || words="run create start stop
+			kill delete list info console disk doctor --help --version" ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

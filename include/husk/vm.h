@@ -52,6 +52,10 @@ uint64_t vm_config_memory(const struct vm_config *cfg);
 
 /* A raw image file or a block device, as the next virtio disk. */
 int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
+/* The disks so far: their number, path and format (NULL: by the path). */
+unsigned vm_config_disk_count(const struct vm_config *cfg);
+const char *vm_config_disk_path(const struct vm_config *cfg, unsigned i);
+const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i);
 /*
  * As "FILE,key=value,...".  Keys: readonly, format=raw|qcow2 (otherwise the
  * suffix .qcow2 says it, all else is raw), base=FILE in place of the base that

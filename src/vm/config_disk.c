@@ -148,6 +148,21 @@ static int parse(struct disk_config *d, char *text, const char *spec,
 				   : 0;
 }
 
+unsigned vm_config_disk_count(const struct vm_config *cfg)
+{
+	return cfg->ndisks;
+}
+
+const char *vm_config_disk_path(const struct vm_config *cfg, unsigned i)
+{
+	return i < cfg->ndisks ? cfg->disk[i].path : NULL;
+}
+
+const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i)
+{
+	return i < cfg->ndisks ? cfg->disk[i].format : NULL;
+}
+
 int config_take_disk(struct vm_config *cfg, struct disk_config *d,
 		     struct husk_error *err)
 {

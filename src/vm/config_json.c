@@ -625,15 +625,27 @@ static void add_text(struct writer *w, json_object *to, const char *key,
 		add(w, to, key, json_object_new_string(text));
 }
 
+/* In a document with a folder, a relative path is not that of this process. */
 static void add_path(struct writer *w, json_object *to, const char *key,
 		     const char *path)
 {
 	size_t n = w->dir ? strlen(w->dir) : 0;
+	char *here, *full = NULL;
+
+	if (n && path && *path && *path != '/') {
+		here = realpath(".", NULL);
+		if (here && asprintf(&full, "%s/%s", here, path) < 0)
+			full = NULL;
+		free(here);
+		w->failed |= !full;
+		path = full;
+	}
 
 	if (path && n && !strncmp(path, w->dir, n) && path[n] == '/' &&
 	    path[n + 1] && path[n + 1] != '/')
 		path += n + 1;
 	add_text(w, to, key, path);
+	free(full);
 }
 
 static void add_number(struct writer *w, json_object *to, const char *key,

@@ -7,14 +7,20 @@ bad=0
 
 miss() { echo "$1 is not in $2"; bad=1; }
 
-help=$("$husk" --help; "$husk" run --help; "$husk" doctor --help
-	"$husk" disk --help)
+commands=$("$husk" --help | sed -n 's/^  \([a-z]*\)  .*/\1/p')
+help=$("$husk" --help; for c in $commands; do "$husk" "$c" --help; done)
+for c in $commands; do
+	for f in docs/husk.1 cli/completion/husk.bash cli/completion/_husk \
+		cli/completion/husk.fish; do
+		grep -q -e "\<$c\>" "$top/$f" || miss "husk $c" "$f"
+	done
+done
 # What getopt_long() knows is in --help ("help" itself is not).
 known=$(grep -oh '{ "[a-z-]*", [01], NULL' "$top"/cli/*.[ch] |
 	sed 's/^{ "\([a-z-]*\)".*/\1/' | sort -u)
 for o in $known; do
 	[ "$o" = help ] && continue
-	echo "$help" | grep -q -e "--$o " || miss "--$o" "husk run --help"
+	echo "$help" | grep -q -e "--$o " || miss "--$o" "any --help"
 done
 manual=$(sed 's/\\-/-/g' "$top/docs/husk.1")
 for o in $(echo "$help" | grep -o -e '--[a-z][a-z-]*' | sort -u); do

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * control.h - the socket by which other programs reach a machine that runs
+ *
+ * A line is a request, a JSON object with "command"; it is answered by a line,
+ * with "ok".  docs/control.md lists the commands; control_commands.c has their
+ * table.  All of this runs on the loop of the session.
+ */
+#ifndef CLI_CONTROL_H
+#define CLI_CONTROL_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "console.h"
+#include "husk/vm.h"
+
+struct json_object;
+struct session;
+
+enum { CONTROL_CLIENTS = 16, CONTROL_POLLS = CONTROL_CLIENTS + 2 };
+
+struct control_client {
+	int fd; /* -1: none */
+	char *in;
+	size_t in_len;
+	char *out;
+	size_t out_len;
+	bool console; /* no requests any more: bytes of the serial port */
+	bool closing; /* when out is empty */
+	bool eof;     /* it says nothing more */
+	uint64_t at;  /* in the console's output */
+};
+
+struct control {
+	struct session *session;
+	struct console console;
+	char path[108];
+	int listener;
+	struct control_client client[CONTROL_CLIENTS];
+};
+
+/* 0 or an exit status. */
+int control_open(struct control *c, struct session *s, const char *dir,
+		 const char *console_log);
+void control_close(struct control *c);
+
+/* What to wait for: up to CONTROL_POLLS entries; how many. */
+unsigned control_polls(struct control *c, struct pollfd *f);
+/* After poll(). */
+void control_handle(struct control *c, const struct pollfd *f, unsigned n,
+		    struct vm *vm);
+/* At the end, before control_close(): lets readers have the last output. */
+void control_flush(struct control *c);
+
+/* -- control_commands.c --------------------------------------------------- */
+
+struct control_call {
+	struct control *control;
+	struct control_client *client;
+	struct vm *vm;
+	struct json_object *request;
+	struct json_object *reply; /* to be added to; has "ok" already */
+	struct husk_error err;	   /* when it fails */
+};
+
+/*
+ * 0, or a negative errno with a sentence in call->err.  Must not block: the
+ * machine's loop waits.
+ */
+typedef int control_command(struct control_call *call);
+
+control_command *control_find(const char *name);
+
+/* -- client.c ------------------------------------------------------------- */
+
+/* The other side.  A socket, or -1: nobody answers there. */
+int control_connect(const char *dir);
+/*
+ * Sends {"command": command} with the members of more (may be NULL, is
+ * given away).  The reply, to be put; NULL: err says why.
+ */
+struct json_object *control_request(int fd, const char *command,
+				    struct json_object *more, int timeout_ms,
+				    struct husk_error *err);
+
+#endif /* CLI_CONTROL_H */

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * control_commands.c - what a machine that runs can be asked for
+ *
+ * docs/control.md describes each.  A new one is a function and a row.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli.h"
+#include "control.h"
+
+static int __attribute__((format(printf, 3, 4)))
+fail(struct control_call *call, int ret, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(call->err.text, sizeof(call->err.text), fmt, ap);
+	va_end(ap);
+	return ret;
+}
+
+static void reply_text(struct control_call *call, const char *key,
+		       const char *text)
+{
+	json_object_object_add(call->reply, key, json_object_new_string(text));
+}
+
+static void reply_number(struct control_call *call, const char *key, int64_t n)
+{
+	json_object_object_add(call->reply, key, json_object_new_int64(n));
+}
+
+/* -ENOENT: it is not there. */
+static int want_number(struct control_call *call, const char *key, int64_t max,
+		       int64_t *out)
+{
+	json_object *v;
+
+	if (!json_object_object_get_ex(call->request, key, &v))
+		return fail(call, -ENOENT, "\"%s\" is missing", key);
+	*out = json_object_get_int64(v);
+	if (!json_object_is_type(v, json_type_int) || *out < 0 || *out > max)
+		return fail(call, -EINVAL,
+			    "\"%s\" is a number from 0 to %" PRId64, key, max);
+	return 0;
+}
+
+static int want_size(struct control_call *call, const char *key, uint64_t *out)
+{
+	json_object *v;
+	int64_t n;
+	int ret;
+
+	if (json_object_object_get_ex(call->request, key, &v) &&
+	    json_object_is_type(v, json_type_string)) {
+		if (parse_size(json_object_get_string(v), out))
+			return fail(call, -EINVAL,
+				    "\"%s\" is not a size such as 20G", key);
+		return 0;
+	}
+	ret = want_number(call, key, INT64_MAX, &n);
+	*out = ret ? 0 : (uint64_t)n;
+	return ret;
+}
+
+/* -- the commands --------------------------------------------------------- */
+
+static int do_status(struct control_call *call)
+{
+	struct session *s = call->control->session;
+
+	reply_text(call, "state", "running");
+	reply_text(call, "name", s->name ? s->name : "");
+	reply_text(call, "engine", vm_engine(call->vm));
+	reply_number(call, "cpus", vm_config_cpus(s->cfg));
+	reply_number(call, "memory", (int64_t)vm_config_memory(s->cfg));
+	reply_number(call, "uptime_ms", now_ms() - s->started_ms);
+	reply_number(call, "resets", s->resets);
+	return 0;
+}
+
+static int do_stop(struct control_call *call)
+{
+	vm_power_button(call->vm);
+	reply_text(call, "by", "power button");
+	return 0;
+}
+
+static int do_kill(struct control_call *call)
+{
+	call->control->session->killed = true;
+	return 0;
+}
+
+static int do_console(struct control_call *call)
+{
+	call->client->console = true;
+	call->client->at = console_begin(&call->control->console);
+	return 0;
+}
+
+static int do_resize_disk(struct control_call *call)
+{
+	uint64_t size;
+	int64_t disk;
+	int ret = want_number(call, "disk", 1000, &disk);
+
+	if (!ret)
+		ret = want_size(call, "size", &size);
+	return ret ? ret
+		   : vm_disk_grow(call->vm, (unsigned)disk, size, &call->err);
+}
+
+static int do_link(struct control_call *call)
+{
+	json_object *up;
+	int64_t net;
+	int ret = want_number(call, "network", 1000, &net);
+
+	if (ret)
+		return ret;
+	if (!json_object_object_get_ex(call->request, "up", &up) ||
+	    !json_object_is_type(up, json_type_boolean))
+		return fail(call, -EINVAL, "\"up\" is true or false");
+	ret = vm_net_set_link(call->vm, (unsigned)net,
+			      json_object_get_boolean(up));
+	return ret ? fail(call, ret, "there is no network device %" PRId64, net)
+		   : 0;
+}
+
+static int do_help(struct control_call *call);
+
+/* -- their table ---------------------------------------------------------- */
+
+static const struct {
+	const char *name, *what;
+	control_command *run;
+} commands[] = {
+	{ "help", "these lines", do_help },
+	{ "status", "what it is and since when", do_status },
+	{ "stop", "ask the guest to shut down", do_stop },
+	{ "kill", "end it, as if the power was cut", do_kill },
+	{ "console", "the connection becomes the serial port", do_console },
+	{ "resize-disk", "grow a disk: disk, size", do_resize_disk },
+	{ "link", "pull a network's cable or put it in: network, up", do_link },
+};
+
+enum { NCOMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+static int do_help(struct control_call *call)
+{
+	json_object *list = json_object_new_object();
+
+	for (unsigned i = 0; i < NCOMMANDS; i++)
+		json_object_object_add(
+			list, commands[i].name,
+			json_object_new_string(commands[i].what));
+	json_object_object_add(call->reply, "commands", list);
+	return 0;
+}
+
+control_command *control_find(const char *name)
+{
+	for (unsigned i = 0; i < NCOMMANDS; i++)
+		if (!strcmp(name, commands[i].name))
+			return commands[i].run;
+	return NULL;
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * create.c - husk create: makes a named machine from an image
+ */
+#include "create.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+static const char help[] =
+	"usage: husk create NAME --from FILE [OPTION...]\n"
+	"\n"
+	"  --from FILE           a disk image, raw or .qcow2, which is copied\n"
+	"  --overlay             keep what differs from FILE, which must stay\n"
+	"  --disk-size SIZE      grow the disk, with M, G or T\n";
+
+static const char more_help[] =
+	"  --help                print the options\n"
+	"\n"
+	"The machine's definition is vm.json in its folder, which husk info names.\n";
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+	interrupted = sig;
+}
+
+bool create_interrupted(void)
+{
+	return interrupted;
+}
+
+static bool go_on(void)
+{
+	return !interrupted;
+}
+
+/* -- the disk ------------------------------------------------------------- */
+
+static int failed(const struct husk_error *err)
+{
+	complain("%s", err->text);
+	return EXIT_FAULT;
+}
+
+static const char *format_of(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 6 && !strcmp(path + n - 6, ".qcow2") ? "qcow2" : "raw";
+}
+
+static int stand_on(const char *file, const char *path, uint64_t size)
+{
+	struct vm_disk_create how = { .format = "qcow2", .size = size };
+	struct husk_error err = { 0 };
+	char *full = realpath(file, NULL);
+	int ret;
+
+	if (!full) {
+		complain("%s: %s", file, strerror(errno));
+		return EXIT_USAGE;
+	}
+	how.base = full;
+	how.base_format = format_of(file);
+	ret = vm_disk_create(path, &how, &err) ? failed(&err) : 0;
+	free(full);
+	return ret;
+}
+
+static int copy(const char *file, const char *path, uint64_t size)
+{
+	struct vm_disk_convert how = { .from_format = format_of(file),
+				       .format = "qcow2" };
+	struct bar bar = { .what = "copying", .go_on = go_on };
+	struct husk_error err = { 0 };
+	struct vm_disk_info info;
+	int ret = vm_disk_convert(file, path, &how, bar_progress, &bar, &err);
+
+	bar_end(&bar);
+	if (!ret && size)
+		ret = vm_disk_info(path, "qcow2", &info, &err);
+	if (!ret && size > info.size)
+		ret = vm_disk_resize(path, "qcow2", size, false, &err);
+	else if (!ret && size && size < info.size)
+		complain("--disk-size: the image is larger, and stays so");
+	return ret ? failed(&err) : 0;
+}
+
+static int from_file(struct place *p, const struct create *c,
+		     struct vm_config *cfg)
+{
+	char path[PATH_SIZE];
+	int ret = place_file(p, "disk.qcow2", path);
+
+	if (!ret)
+		ret = c->overlay ? stand_on(c->from, path, c->disk_size)
+				 : copy(c->from, path, c->disk_size);
+	if (!ret && (vm_config_add_disk(cfg, path, false) ||
+		     vm_config_set_note(cfg, "image", c->from)))
+		ret = EXIT_FAULT;
+	return ret;
+}
+
+/* -- the machine ---------------------------------------------------------- */
+
+static void problem(void *opaque, const char *text)
+{
+	complain("%s", text);
+}
+
+static int configure(struct place *p, const struct create *c,
+		     struct vm_config *cfg)
+{
+	int ret;
+
+	vm_config_set_memory(cfg, 512u << 20);
+	vm_config_set_reboot(cfg, VM_REBOOT_AGAIN);
+	if (!machine_option_given(&c->machine, 'k')) {
+		complain("a disk cannot boot by itself yet: give --kernel, and "
+			 "--initrd and --cmdline where they are needed");
+		return EXIT_USAGE;
+	}
+	vm_config_set_cmdline(cfg, "console=ttyS0 root=/dev/vda rw");
+	ret = from_file(p, c, cfg);
+	if (!ret)
+		ret = machine_options_apply(&c->machine, cfg, true);
+	if (!ret && vm_config_validate(cfg, problem, NULL))
+		ret = EXIT_USAGE;
+	return ret;
+}
+
+static int save(const struct place *p, const struct vm_config *cfg)
+{
+	struct husk_error err = { 0 };
+	char path[PATH_SIZE];
+	int ret = place_file(p, "vm.json", path);
+
+	if (!ret && vm_config_save(cfg, path, &err))
+		ret = failed(&err);
+	return ret;
+}
+
+/* In a folder that nobody else sees before it is complete. */
+static int create_in(struct place *p, const struct create *c)
+{
+	struct vm_config *cfg = vm_config_create();
+	int ret = cfg ? configure(p, c, cfg) : EXIT_FAULT;
+
+	if (!ret)
+		ret = save(p, cfg);
+	if (!ret && interrupted)
+		ret = EXIT_FAULT;
+	if (!ret)
+		ret = place_publish(p);
+	vm_config_destroy(cfg);
+	return ret;
+}
+
+int create_machine(const char *name, const struct create *c)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction sa = { .sa_handler = on_signal }, before[3];
+	struct place p;
+	int ret;
+
+	for (int i = 0; i < 3; i++)
+		sigaction(ends[i], &sa, &before[i]);
+	ret = place_begin(&p, name);
+	if (!ret) {
+		ret = create_in(&p, c);
+		place_abandon(&p);
+	}
+	for (int i = 0; i < 3; i++)
+		sigaction(ends[i], &before[i], NULL);
+	if (interrupted) {
+		complain("interrupted; nothing was made");
+		raise(interrupted);
+	}
+	return ret;
+}
+
+/* -- the command ---------------------------------------------------------- */
+
+/* -1: all is done. */
+static int parse(struct create *c, int argc, char **argv)
+{
+	static const struct option options[] = {
+		MACHINE_OPTIONS,
+		{ "from", 1, NULL, 'f' },
+		{ "disk-size", 1, NULL, 'z' },
+		{ "overlay", 0, NULL, 'o' },
+		{ "help", 0, NULL, 'h' },
+		{ 0 },
+	};
+	int o;
+
+	opterr = 0;
+	while ((o = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (machine_option(&c->machine, o, optarg))
+			continue;
+		switch (o) {
+		case 'f': c->from = optarg; break;
+		case 'o': c->overlay = true; break;
+		case 'z':
+			if (parse_size(optarg, &c->disk_size)) {
+				complain("--disk-size %s: not a size such as "
+					 "20G",
+					 optarg);
+				return EXIT_USAGE;
+			}
+			break;
+		case 'h':
+			printf("%s%s%s", help, machine_help, more_help);
+			return -1;
+		default: return bad_option("create", o, argv);
+		}
+	}
+	if (argc - optind != 1) {
+		complain("create: one name is needed; husk create --help");
+		return EXIT_USAGE;
+	}
+	if (!c->from) {
+		complain("create: --from says what the machine is made from; "
+			 "husk create --help");
+		return EXIT_USAGE;
+	}
+	return 0;
+}
+
+int cmd_create(int argc, char **argv)
+{
+	struct create c = { 0 };
+	int ret = parse(&c, argc, argv);
+
+	if (ret)
+		return ret < 0 ? 0 : ret;
+	return create_machine(argv[optind], &c);
+}

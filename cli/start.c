@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * start.c - husk start: runs a named machine, here or in the background
+ */
+#include "start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "control.h"
+#include "options.h"
+
+static const char help[] =
+	"usage: husk start NAME [OPTION...]\n"
+	"\n"
+	"  --foreground          keep the terminal as the guest's console\n"
+	"  --console             start in the background, then attach the console\n"
+	"  --stats               count what the vCPUs did, when it ends\n"
+	"  --help                print the options\n"
+	"\n"
+	"Without an option the machine runs in the background and husk returns.\n";
+
+enum { MAX_LOG = 1 << 20 };
+
+/* The lock is held. */
+static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
+		      const char *console_log)
+{
+	struct control control = { .listener = -1 };
+	int ret = place_announce(p);
+
+	if (!ret)
+		ret = control_open(&control, s, p->run, console_log);
+	if (!ret) {
+		s->cfg = cfg;
+		s->name = p->name;
+		s->control = &control;
+		ret = session_run(s);
+		control_flush(&control);
+	}
+	control_close(&control);
+	place_release(p);
+	return ret;
+}
+
+int start_foreground(struct place *p, struct vm_config *cfg, struct session *s)
+{
+	int ret = place_lock(p);
+
+	return ret ? ret : run_locked(p, cfg, s, NULL);
+}
+
+/* -- the background ------------------------------------------------------- */
+
+/* What is written to standard error later, of the process in background. */
+static int open_log(const struct place *p)
+{
+	char path[PATH_SIZE], old[PATH_SIZE + 8];
+	struct stat st;
+	int fd;
+
+	if (place_file(p, "log", path))
+		return -1;
+	snprintf(old, sizeof(old), "%s.old", path);
+	if (!stat(path, &st) && st.st_size > MAX_LOG && rename(path, old))
+		errno = 0;
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
+		  0600);
+	if (fd < 0)
+		complain("%s: %s", path, strerror(errno));
+	return fd;
+}
+
+struct background {
+	int log, pipe;
+};
+
+/* It runs: from now on nobody reads our standard error. */
+static void tell_parent(struct session *s)
+{
+	struct background *b = s->opaque;
+
+	dup2(b->log, 2);
+	if (write(b->pipe, "", 1) != 1)
+		complain("nobody waited for the start");
+	close(b->pipe);
+}
+
+_Noreturn static void child(struct place *p, struct vm_config *cfg,
+			    struct session *s, struct background *b)
+{
+	char console[PATH_SIZE];
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int ret;
+
+	setsid();
+	dup2(null, 0);
+	dup2(b->log, 1);
+	s->where = "none";
+	s->ready = tell_parent;
+	s->opaque = b;
+	ret = place_file(p, "console.log", console);
+	if (!ret && chdir("/"))
+		ret = EXIT_FAULT;
+	if (!ret)
+		ret = run_locked(p, cfg, s, console);
+	else
+		place_release(p);
+	exit(ret);
+}
+
+/* 0 when it said that it runs; else what it ended with. */
+static int wait_ready(int fd, pid_t pid)
+{
+	int status;
+	ssize_t n;
+	char c;
+
+	do
+		n = read(fd, &c, 1);
+	while (n < 0 && errno == EINTR);
+	if (n == 1)
+		return 0;
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	/* It may run and end in a moment. */
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAULT;
+}
+
+int start_background(struct place *p, struct vm_config *cfg, struct session *s)
+{
+	struct background b;
+	int fds[2], ret = place_lock(p);
+	pid_t pid;
+
+	if (ret)
+		return ret;
+	b.log = open_log(p);
+	if (b.log < 0 || pipe2(fds, O_CLOEXEC)) {
+		place_release(p);
+		return EXIT_FAULT;
+	}
+	b.pipe = fds[1];
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0) {
+		close(fds[0]);
+		child(p, cfg, s, &b);
+	}
+	/* The lock is the child's now. */
+	close(p->lock);
+	p->lock = -1;
+	close(b.log);
+	close(fds[1]);
+	if (pid < 0) {
+		complain("fork: %s", strerror(errno));
+		ret = EXIT_FAULT;
+	} else {
+		ret = wait_ready(fds[0], pid);
+	}
+	close(fds[0]);
+	return ret;
+}
+
+/* -- the command ---------------------------------------------------------- */
+
+static int start(const char *name, struct session *s, bool foreground,
+		 bool console)
+{
+	struct vm_config *cfg = NULL;
+	struct place p;
+	int ret = place_find(&p, name);
+
+	if (!ret)
+		ret = place_load(&p, &cfg);
+	if (!ret)
+		ret = foreground ? start_foreground(&p, cfg, s)
+				 : start_background(&p, cfg, s);
+	vm_config_destroy(cfg);
+	if (!ret && console)
+		ret = attach_console(&p);
+	return ret;
+}
+
+int cmd_start(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "foreground", 0, NULL, 'f' },
+		{ "console", 0, NULL, 'c' },
+		{ "stats", 0, NULL, 'S' },
+		{ "help", 0, NULL, 'h' },
+		{ 0 },
+	};
+	bool foreground = false, console = false;
+	struct session s;
+	int c;
+
+	session_init(&s);
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		switch (c) {
+		case 'f': foreground = true; break;
+		case 'c': console = true; break;
+		case 'S': s.stats = true; break;
+		case 'h': fputs(help, stdout); return 0;
+		default: return bad_option("start", c, argv);
+		}
+	}
+	if (argc - optind != 1) {
+		complain("start: the name of one machine is needed");
+		return EXIT_USAGE;
+	}
+	if (foreground && console) {
+		complain("start: --foreground or --console, not both");
+		return EXIT_USAGE;
+	}
+	return start(argv[optind], &s, foreground, console);
+}
