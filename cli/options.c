@@ -21,10 +21,13 @@ const char machine_help[] =
 	"       [,sync=full|data|none][,serial=TEXT][,KEY=VALUE...]\n"
 	"                        a disk image or block device; may be repeated\n"
 	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk,\n"
-	"                        virtio-net, virtio-vsock\n"
+	"                        virtio-fs, virtio-net, virtio-vsock\n"
 	"  --net shared|tap=NAME|unix=PATH|fd=N|none[,...]\n"
 	"                        a network device (default shared: a NAT)\n"
 	"  --forward HOST:GUEST  a port of the host leads to one of the guest\n"
+	"  --share DIR[:TAG][,ro][,owner=host|guest][,KEY=VALUE...]\n"
+	"                        a directory for the guest; may be repeated\n"
+	"                        (mount -t virtiofs TAG /mnt; TAG: share)\n"
 	"  --vsock PATH[,cid=N]  sockets of the guest as Unix sockets at PATH\n"
 	"  --reboot exit|again   what a guest's reset does (default exit)\n";
 
@@ -108,6 +111,7 @@ static int apply(struct vm_config *cfg, int c, const char *arg)
 	case 'D': ret = vm_config_add_device(cfg, arg, &err); break;
 	case 'N': ret = vm_config_add_net(cfg, arg, &err); break;
 	case 'F': ret = vm_config_add_forward(cfg, arg, &err); break;
+	case 'H': ret = vm_config_add_share(cfg, arg, &err); break;
 	case 'V': ret = vm_config_add_vsock(cfg, arg, &err); break;
 	}
 	if (!ret)

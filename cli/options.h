@@ -22,6 +22,7 @@
 	{ "device", 1, NULL, 'D' }, \
 	{ "net", 1, NULL, 'N' }, \
 	{ "forward", 1, NULL, 'F' }, \
+	{ "share", 1, NULL, 'H' }, \
 	{ "vsock", 1, NULL, 'V' }, \
 	{ "reboot", 1, NULL, 'r' }
 /* clang-format on */

@@ -13,11 +13,11 @@ _husk() {
 	--from)
 		mapfile -t COMPREPLY < <(compgen -f -W debian -- "$cur")
 		return ;;
-	--config | --kernel | --initrd | --disk | --base | --vsock)
+	--config | --kernel | --initrd | --disk | --base | --vsock | --share)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
-	--device) words="virtio-blk,file= virtio-net,nat virtio-rng virtio-vsock,port= debug-exit pc-testdev" ;;
+	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-vsock,port= debug-exit pc-testdev" ;;
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
@@ -27,11 +27,11 @@ _husk() {
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --device --vsock --serial --reboot --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --reboot --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
-			--device --vsock --reboot --help" ;;
+			--share --device --vsock --reboot --help" ;;
 		start) words="$words --foreground --console --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;

@@ -68,6 +68,7 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 /*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
  * pc-testdev, virtio-rng, virtio-blk,file=PATH and the keys of a disk,
+ * virtio-fs,sharedDir=DIR,mountTag=TAG and the keys of a share,
  * virtio-net,nat|fd=N|unixSocketPath=PATH|type=unixstream,path=PATH[,mac=MAC],
  * virtio-vsock[,port=N,socketURL=PATH[,listen|connect]]: connections of the
  * guest to port N reach who listens at PATH, or with connect, who connects to
@@ -95,6 +96,25 @@ int vm_config_add_net(struct vm_config *cfg, const char *spec,
 /* A port of the host to one of the guest, on the first shared network. */
 int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 			  struct husk_error *err);
+
+/*
+ * A directory of the host, which the guest mounts by its tag (mount -t
+ * virtiofs TAG /mnt): "DIR[:TAG][,key=value,...]".  The tag has at most 36
+ * bytes; without one the first is "share", then "share1" and so on.  Keys:
+ *   ro              the guest cannot change anything
+ *   owner=guest     files belong to who made them in the guest; needs root,
+ *                   and is the default then
+ *   owner=host      files belong to the user who runs the machine, who is
+ *                   root in the guest; what else the guest sets is kept in
+ *                   the attribute user.husk.stat
+ *   idmap=UID:GID   with owner=host: the user is somebody else in the guest
+ *   cache=auto|none|always  how long the guest trusts what it knows: 1 s,
+ *                   not at all, a day (nobody else changes the directory)
+ *   locks=host|guest  whether the host and other machines respect the guest's
+ *                   locks (the default), or only the guest does
+ */
+int vm_config_add_share(struct vm_config *cfg, const char *spec,
+			struct husk_error *err);
 
 /*
  * The socket device, "PATH[,cid=N]".  Who connects to the Unix socket PATH and
@@ -192,6 +212,14 @@ void vm_power_button(struct vm *vm);
  * guest uses it, which is told.  Any thread.
  */
 int vm_disk_grow(struct vm *vm, unsigned disk, uint64_t size,
+		 struct husk_error *err);
+
+/*
+ * The share of this tag leads to another directory, or to none (NULL).  What
+ * the guest had open or found in the old one is stale (ESTALE, EBADF) from now
+ * on; its mount stays.  Waits for requests in progress.  Any thread.
+ */
+int vm_share_set(struct vm *vm, const char *tag, const char *dir,
 		 struct husk_error *err);
 
 const char *vm_engine(const struct vm *vm);	   /* "kvm" or "soft" */

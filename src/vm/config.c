@@ -37,6 +37,8 @@ void vm_config_destroy(struct vm_config *cfg)
 		disk_config_finish(&cfg->disk[i]);
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		net_config_finish(&cfg->net[i]);
+	for (unsigned i = 0; i < cfg->nshares; i++)
+		share_config_finish(&cfg->share[i]);
 	vsock_config_finish(&cfg->vsock);
 	config_json_finish(cfg);
 	free(cfg->kernel);
@@ -184,6 +186,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = config_add_virtio_net(
 			cfg, options ? options : copy + strlen(copy), spec,
 			err);
+	else if (!strcmp(copy, "virtio-fs"))
+		ret = config_add_virtio_fs(
+			cfg, options ? options : copy + strlen(copy), spec,
+			err);
 	else if (!strcmp(copy, "virtio-vsock"))
 		ret = config_add_virtio_vsock(
 			cfg, options ? options : copy + strlen(copy), spec,
@@ -203,11 +209,12 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = error_set(err, -EINVAL,
 				"device %s: unknown kind; "
 				"there are debug-exit, pc-testdev, "
-				"virtio-blk, virtio-net, virtio-rng and "
-				"virtio-vsock",
+				"virtio-blk, virtio-fs, virtio-net, "
+				"virtio-rng and virtio-vsock",
 				spec);
-	/* Disks and networks have lists of their own. */
+	/* Disks, networks and shares have lists of their own. */
 	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&
+	    strcmp(copy, "virtio-fs") &&
 	    config_remember(cfg, "devices", spec))
 		ret = error_errno(err, -ENOMEM, "device %s", spec);
 	free(copy);
@@ -260,6 +267,22 @@ static void check_file(struct problems *p, const char *what, const char *path,
 			disk ? "; give it a size with truncate -s 20G" : "");
 	else if (access(path, R_OK) < 0)
 		problem(p, "%s %s: %s", what, path, strerror(errno));
+}
+
+static void check_shares(struct problems *p, const struct vm_config *cfg)
+{
+	struct stat st;
+
+	for (unsigned i = 0; i < cfg->nshares; i++) {
+		const struct share_config *sh = &cfg->share[i];
+
+		if (!sh->dir)
+			continue;
+		if (stat(sh->dir, &st) < 0)
+			problem(p, "share %s: %s", sh->dir, strerror(errno));
+		else if (!S_ISDIR(st.st_mode))
+			problem(p, "share %s: is not a directory", sh->dir);
+	}
 }
 
 /* RAM is given as it is touched, so more than there is may well work. */
@@ -318,5 +341,6 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 		check_file(&p, "initrd", cfg->initrd, false);
 	for (unsigned i = 0; i < cfg->ndisks; i++)
 		check_file(&p, "disk", cfg->disk[i].path, true);
+	check_shares(&p, cfg);
 	return p.n;
 }

@@ -466,6 +466,7 @@ static const struct list {
 } lists[] = {
 	{ "disks", vm_config_add_disk_spec, read_disk },
 	{ "networks", vm_config_add_net, read_net },
+	{ "shares", vm_config_add_share, NULL },
 	{ "devices", vm_config_add_device, NULL },
 	{ "vsock", vm_config_add_vsock, NULL },
 };

@@ -235,6 +235,15 @@ int vm_disk_grow(struct vm *vm, unsigned disk, uint64_t size,
 	return error_set(err, -ENOENT, "there is no disk %u", disk);
 }
 
+int vm_share_set(struct vm *vm, const char *tag, const char *dir,
+		 struct husk_error *err)
+{
+	for (unsigned i = 0; i < vm->nshares; i++)
+		if (!strcmp(vm->share_tag[i], tag))
+			return virtio_fs_swap(vm->share[i], dir, err);
+	return error_set(err, -ENOENT, "there is no share %s", tag);
+}
+
 void vm_power_button(struct vm *vm)
 {
 	acpi_pm_power_button(vm->pm);

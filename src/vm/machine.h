@@ -12,6 +12,7 @@
 #include "husk/vm.h"
 #include "vm/block.h"
 #include "vm/device.h"
+#include "vm/fs/fs.h"
 
 enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
 
@@ -91,6 +92,20 @@ void vsock_config_finish(struct vsock_config *v);
 int config_add_virtio_vsock(struct vm_config *cfg, char *options,
 			    const char *spec, struct husk_error *err);
 
+enum { MAX_SHARES = 8 };
+
+/* config_share.c */
+struct share_config {
+	char *dir, *tag;
+	bool readonly, guest_locks;
+	enum fs_owner owner;
+	enum fs_cache cache;
+	uint32_t uid, gid;
+};
+void share_config_finish(struct share_config *sh);
+int config_add_virtio_fs(struct vm_config *cfg, char *options,
+			 const char *spec, struct husk_error *err);
+
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
 	unsigned cpus;
@@ -101,6 +116,8 @@ struct vm_config {
 	struct net_config net[MAX_NETS];
 	unsigned nnets;
 	struct vsock_config vsock;
+	struct share_config share[MAX_SHARES];
+	unsigned nshares;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct config_word {
@@ -154,6 +171,9 @@ struct vm {
 	struct dev *nic[MAX_NETS];     /* (i) */
 	unsigned nnets;		       /* (i) */
 	struct dev *vsock;	       /* (i) or NULL */
+	struct dev *share[MAX_SHARES]; /* (i) */
+	char share_tag[MAX_SHARES][40]; /* (i) */
+	unsigned nshares;	       /* (i) */
 	vm_output *output[VM_PORTS];   /* (i) */
 	void *output_opaque[VM_PORTS]; /* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];

@@ -21,7 +21,8 @@ enum {
 	VIRTIO_ID_BLK = 2,
 	VIRTIO_ID_CONSOLE = 3,
 	VIRTIO_ID_RNG = 4,
-	VIRTIO_ID_VSOCK = 19
+	VIRTIO_ID_VSOCK = 19,
+	VIRTIO_ID_FS = 26
 };
 
 /* Offered by virtio_init() for every device. */
@@ -58,6 +59,8 @@ void virtq_fill(struct virtq *q, const struct virtq_chain *chain, uint32_t len,
 void virtq_publish(struct virtq *q, unsigned n);
 /* Take back the last n virtq_pop() that were neither pushed nor published. */
 void virtq_unpop(struct virtq *q, unsigned n);
+/* As virtq_pop(), of a request that was taken before and never pushed. */
+int virtq_again(struct virtq *q, uint16_t head, struct virtq_chain *chain);
 /* Interrupt the driver if it wants that.  Once per batch. */
 void virtq_flush(struct virtq *q);
 
@@ -198,5 +201,16 @@ int virtio_vsock_connect(struct dev *dev, uint32_t port, int *fd);
 /* Connections of the guest to port go to accept; NULL: no longer. */
 int virtio_vsock_listen(struct dev *dev, uint32_t port,
 			virtio_vsock_accept *accept, void *opaque);
+
+struct fs_config;
+enum { VIRTIO_FS_QUEUES = 4 };
+struct virtio_fs_arg {
+	const char *tag; /* what the guest mounts, 1 to 36 bytes */
+	const struct fs_config *config; /* its log is the device's */
+	unsigned queues; /* 1 to VIRTIO_FS_QUEUES; 0: 1 */
+};
+extern const struct virtio_class virtio_fs_class;
+/* Another directory, or none (NULL); as fs_swap().  Any thread. */
+int virtio_fs_swap(struct dev *dev, const char *path, struct husk_error *err);
 
 #endif /* VM_VIRTIO_H */

@@ -15,6 +15,7 @@
 #include "net/link.h"
 #include "vm/block.h"
 #include "vm/chips.h"
+#include "vm/fs/fs.h"
 #include "vm/pci.h"
 #include "vm/virtio.h"
 
@@ -143,6 +144,38 @@ static int add_nets(struct vm *vm, const struct vm_config *cfg,
 	return 0;
 }
 
+static int add_shares(struct vm *vm, const struct vm_config *cfg,
+		      struct husk_error *err)
+{
+	for (unsigned i = 0; i < cfg->nshares; i++) {
+		const struct share_config *sh = &cfg->share[i];
+		struct fs_config fs = {
+			.path = sh->dir,
+			.readonly = sh->readonly,
+			.owner = sh->owner,
+			.uid = sh->uid,
+			.gid = sh->gid,
+			.cache = sh->cache,
+			.guest_locks = sh->guest_locks,
+		};
+		struct virtio_fs_arg arg = {
+			.tag = sh->tag,
+			.config = &fs,
+			.queues = cfg->cpus,
+		};
+		char id[16];
+
+		snprintf(id, sizeof(id), "fs%u", i);
+		vm->share[i] = add(vm, &virtio_fs_class.dev, id, &arg, err);
+		if (!vm->share[i])
+			return add_failed(err);
+		snprintf(vm->share_tag[i], sizeof(vm->share_tag[i]), "%s",
+			 sh->tag);
+		vm->nshares++;
+	}
+	return 0;
+}
+
 static int add_vsock(struct vm *vm, const struct vsock_config *v,
 		     struct husk_error *err)
 {
@@ -183,6 +216,8 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 	ret = add_disks(vm, cfg, err);
 	if (!ret)
 		ret = add_nets(vm, cfg, err);
+	if (!ret)
+		ret = add_shares(vm, cfg, err);
 	if (!ret && cfg->vsock.on)
 		ret = add_vsock(vm, &cfg->vsock, err);
 	return ret;

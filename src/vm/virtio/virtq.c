@@ -201,6 +201,17 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 	return 1;
 }
 
+int virtq_again(struct virtq *q, uint16_t head, struct virtq_chain *chain)
+{
+	if (q->v->status & STATUS_NEEDS_RESET)
+		return -EPROTO;
+	if (!q->enabled || !q->avail_host)
+		return virtio_broken(q->v, "queue %u: is off", q->index);
+	memset(chain, 0, sizeof(*chain));
+	chain->head = head;
+	return walk(q, chain);
+}
+
 void virtq_unpop(struct virtq *q, unsigned n)
 {
 	q->last_avail -= (uint16_t)n;
