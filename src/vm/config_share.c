@@ -149,8 +149,8 @@ int vm_config_add_share(struct vm_config *cfg, const char *spec,
 }
 
 /* The form that vfkit and krunkit share: "sharedDir=DIR,mountTag=TAG". */
-int config_add_virtio_fs(struct vm_config *cfg, char *options,
-			 const char *spec, struct husk_error *err)
+int config_add_virtio_fs(struct vm_config *cfg, char *options, const char *spec,
+			 struct husk_error *err)
 {
 	struct share_config sh = { 0 };
 	char *save, *o;

@@ -103,8 +103,8 @@ struct share_config {
 	uint32_t uid, gid;
 };
 void share_config_finish(struct share_config *sh);
-int config_add_virtio_fs(struct vm_config *cfg, char *options,
-			 const char *spec, struct husk_error *err);
+int config_add_virtio_fs(struct vm_config *cfg, char *options, const char *spec,
+			 struct husk_error *err);
 
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
@@ -173,9 +173,9 @@ struct vm {
 	struct dev *vsock;	       /* (i) or NULL */
 	struct dev *share[MAX_SHARES]; /* (i) */
 	char share_tag[MAX_SHARES][40]; /* (i) */
-	unsigned nshares;	       /* (i) */
-	vm_output *output[VM_PORTS];   /* (i) */
-	void *output_opaque[VM_PORTS]; /* (i) */
+	unsigned nshares;		/* (i) */
+	vm_output *output[VM_PORTS];	/* (i) */
+	void *output_opaque[VM_PORTS];	/* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];
 	unsigned ncpus;				     /* (i) */
 	bool again;				     /* (i) */

@@ -207,7 +207,7 @@ enum { VIRTIO_FS_QUEUES = 4 };
 struct virtio_fs_arg {
 	const char *tag; /* what the guest mounts, 1 to 36 bytes */
 	const struct fs_config *config; /* its log is the device's */
-	unsigned queues; /* 1 to VIRTIO_FS_QUEUES; 0: 1 */
+	unsigned queues;		/* 1 to VIRTIO_FS_QUEUES; 0: 1 */
 };
 extern const struct virtio_class virtio_fs_class;
 /* Another directory, or none (NULL); as fs_swap().  Any thread. */

@@ -43,7 +43,7 @@ static void proc_path(int fd, char *path, size_t len)
 static bool load_view(int fd, struct view *v)
 {
 	char path[40], text[STAT_LEN + 1];
-	unsigned used = 0;
+	int used = 0;
 	ssize_t n;
 
 	proc_path(fd, path, sizeof(path));
@@ -53,9 +53,8 @@ static bool load_view(int fd, struct view *v)
 	text[n] = 0;
 	/* Users of the host may have written it. */
 	return sscanf(text, "%10u:%10u:%10o:%10u:%10u%n", &v->uid, &v->gid,
-		      &v->mode, &v->rdev_major, &v->rdev_minor,
-		      &used) == 5 &&
-	       used == (size_t)n;
+		      &v->mode, &v->rdev_major, &v->rdev_minor, &used) == 5 &&
+	       used == n;
 }
 
 static int save_view(struct fs *fs, int fd, const struct view *v)
@@ -163,7 +162,7 @@ static int store_view(struct fs *fs, int fd, const struct statx *sx,
 	if (is_node(sx))
 		return store_node(fs, fd, v);
 	if (type == S_IFLNK)
-		return 0; /* a link's owner means nothing */
+		return 0;    /* a link's owner means nothing */
 	if (!can_keep(type)) /* a pipe or socket: as much as there is */
 		return real_chmod(fd, v->mode & 0777);
 	if ((sx->stx_mode & 07777) != mode) {
@@ -332,10 +331,9 @@ static int change_owner(struct fs *fs, struct inode *i, struct statx *seen,
 		return store_view(fs, i->fd, &sx, &v);
 	if (is_node(&sx))
 		return store_node(fs, i->fd, &v);
-	if (chown && fchownat(i->fd, "",
-			      a->valid & FATTR_UID ? a->uid : (uid_t)-1,
-			      a->valid & FATTR_GID ? a->gid : (gid_t)-1,
-			      AT_EMPTY_PATH))
+	if (chown &&
+	    fchownat(i->fd, "", a->valid & FATTR_UID ? a->uid : (uid_t)-1,
+		     a->valid & FATTR_GID ? a->gid : (gid_t)-1, AT_EMPTY_PATH))
 		return -errno;
 	return a->valid & FATTR_MODE ? real_chmod(i->fd, v.mode) : 0;
 }
@@ -367,9 +365,8 @@ static int change_size(struct req *r, struct inode *i,
 	if (a->size > INT64_MAX)
 		return -EINVAL;
 	if (a->valid & FATTR_FH && !handle_get(r->fs, a->fh, false, &h)) {
-		ret = h->inode == i && (h->flags & O_ACCMODE) != O_RDONLY
-			      ? 1
-			      : 0;
+		ret = h->inode == i && (h->flags & O_ACCMODE) != O_RDONLY ? 1
+									  : 0;
 		if (ret)
 			ret = ftruncate(h->fd, (off_t)a->size) ? -errno : 1;
 		handle_put(r->fs, h);
@@ -398,8 +395,7 @@ int op_setattr(struct req *r)
 	if (!ret && a->valid & FATTR_SIZE) {
 		ret = change_size(r, i, a);
 		if (!ret)
-			attr_kill(fs, i, i->fd,
-				  a->valid & FATTR_KILL_SUIDGID);
+			attr_kill(fs, i, i->fd, a->valid & FATTR_KILL_SUIDGID);
 		if (!ret && a->valid & FATTR_KILL_SUIDGID)
 			ret = attr_get(fs, i->fd, &sx);
 	}
@@ -478,8 +474,8 @@ static void raise_override(void)
 	 */
 	if (syscall(SYS_capget, &h, d))
 		return;
-	d[0].effective |= d[0].permitted & (1u << CAP_DAC_OVERRIDE |
-					    1u << CAP_DAC_READ_SEARCH);
+	d[0].effective |= d[0].permitted &
+			  (1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH);
 	syscall(SYS_capset, &h, d);
 }
 

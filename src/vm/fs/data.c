@@ -81,7 +81,7 @@ int op_read(struct req *r)
 	if (ret)
 		return ret;
 	n = pieces(r->m->out, r->m->nout, sizeof(struct fuse_out_header),
-		     MIN(size, MAX_WRITE), iov);
+		   MIN(size, MAX_WRITE), iov);
 	got = preadv(h->fd, iov, (int)n, (off_t)a->offset);
 	ret = got < 0 ? -errno : 0;
 	handle_put(r->fs, h);
@@ -93,7 +93,8 @@ int op_read(struct req *r)
 static ssize_t write_out(struct handle *h, const struct fuse_write_in *a,
 			 const struct iovec *iov, unsigned n)
 {
-	bool append = h->flags & O_APPEND && !(a->write_flags & FUSE_WRITE_CACHE);
+	bool append =
+		h->flags & O_APPEND && !(a->write_flags & FUSE_WRITE_CACHE);
 
 	/* The guest's idea of the end may be old; a page knows its place. */
 	if (append) {
@@ -271,8 +272,7 @@ int op_fallocate(struct req *r)
 	ret = handle_get(r->fs, a->fh, false, &h);
 	if (ret)
 		return ret;
-	if (fallocate(h->fd, (int)a->mode, (off_t)a->offset,
-		      (off_t)a->length))
+	if (fallocate(h->fd, (int)a->mode, (off_t)a->offset, (off_t)a->length))
 		ret = -errno;
 	if (!ret)
 		attr_kill(r->fs, h->inode, h->fd, false);

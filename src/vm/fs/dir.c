@@ -121,7 +121,7 @@ static int read_names(struct listing *l, struct handle *h, uint64_t offset)
 	}
 	h->pos = l->pos = offset;
 	/* Small answers do not need another chunk to be found full. */
-	while (ret > 0 && l->size - l->used > 1024)
+	while (ret > 0 && (!l->used || l->size - l->used > 1024))
 		ret = read_chunk(l, h, chunk);
 	pthread_mutex_unlock(&h->lock);
 	return MIN(ret, 0);

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 /* Takes fd, also when it fails. */
-int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags,
-	       bool dir, uint64_t *id)
+int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags, bool dir,
+	       uint64_t *id)
 {
 	struct handle *h = calloc(1, sizeof(*h));
 	int ret = 0;

@@ -16,10 +16,10 @@
 enum {
 	MAX_INODES = 1 << 20,
 	MAX_HANDLES = 1 << 16,
-	MAX_OWNERS = 4096,     /* of POSIX locks */
-	MAX_XATTR = 64 << 10,  /* a value, or all names */
-	MAX_WRITE = 1 << 20,   /* and read */
-	MAX_ARGS = 72 << 10,   /* of a request that is not a write */
+	MAX_OWNERS = 4096,    /* of POSIX locks */
+	MAX_XATTR = 64 << 10, /* a value, or all names */
+	MAX_WRITE = 1 << 20,  /* and read */
+	MAX_ARGS = 72 << 10,  /* of a request that is not a write */
 	MAX_READDIR = 256 << 10,
 	BUCKETS = 1 << 14,
 	NAME_LEN = 255,
@@ -39,8 +39,8 @@ struct inode {
 	unsigned refs; /* by children, handles and owners of locks */
 	int fd;	       /* -1: taken away */
 	bool stale, root;
-	bool no_caps; /* certainly without file capabilities */
-	mode_t type;  /* (i) S_IFMT of the host's file */
+	bool no_caps;		 /* certainly without file capabilities */
+	mode_t type;		 /* (i) S_IFMT of the host's file */
 	uint64_t dev, ino, born; /* (i) who it is */
 	struct inode *parent;	 /* where it was last seen; NULL: nowhere */
 	char *name;
@@ -50,11 +50,11 @@ struct inode {
 
 /* (i) constant   (d) under lock   all else under fs->lock */
 struct handle {
-	uint64_t id;	      /* (i) */
-	int fd;		      /* (i) */
-	struct inode *inode;  /* (i) */
-	bool dir;	      /* (i) */
-	unsigned flags;	      /* (i) of open() */
+	uint64_t id;	     /* (i) */
+	int fd;		     /* (i) */
+	struct inode *inode; /* (i) */
+	bool dir;	     /* (i) */
+	unsigned flags;	     /* (i) of open() */
 	unsigned use;
 	bool closed;
 	pthread_mutex_t lock; /* one reader of a directory at a time */
@@ -78,8 +78,8 @@ struct slots {
 };
 
 struct fs {
-	struct fs_config cfg; /* (i) without path */
-	bool mapped;	      /* (i) FS_OWNER_HOST */
+	struct fs_config cfg;	     /* (i) without path */
+	bool mapped;		     /* (i) FS_OWNER_HOST */
 	uint32_t host_uid, host_gid; /* (i) */
 	int proc;		     /* (i) /proc/self/fd */
 	atomic_bool own_umask, no_xattr, told;
@@ -124,7 +124,7 @@ void fs_log(struct fs *fs, const char *fmt, ...)
 int answer(struct req *r, const void *data, size_t len);
 /* The part [off, off + len) of a list; out has room for all of it. */
 unsigned pieces(const struct iovec *iov, unsigned n, size_t off, size_t len,
-		  struct iovec *out);
+		struct iovec *out);
 /* "/proc/self/fd" says where; a path from there. */
 struct fd_path {
 	char text[16];
@@ -171,8 +171,8 @@ void inode_name_locked(struct fs *fs, struct inode *i, struct inode *dir,
 int inode_reopen(struct fs *fs, struct inode *i);
 
 /* handle.c */
-int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags,
-	       bool dir, uint64_t *id);
+int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags, bool dir,
+	       uint64_t *id);
 int handle_get(struct fs *fs, uint64_t id, bool dir, struct handle **out);
 void handle_put(struct fs *fs, struct handle *h);
 void handle_close(struct fs *fs, uint64_t id);

@@ -223,8 +223,8 @@ int op_mkdir(struct req *r)
 		      : 0;
 	creds_reset(r);
 	if (!ret) {
-		fd = open_beneath(r->fs, dir->fd, r->name,
-				  O_PATH | O_DIRECTORY, 0);
+		fd = open_beneath(r->fs, dir->fd, r->name, O_PATH | O_DIRECTORY,
+				  0);
 		ret = fd < 0 ? fd : attr_new(r, dir, fd, mode, 0);
 		if (ret && fd >= 0) {
 			close(fd);
@@ -388,8 +388,7 @@ static int answer_created(struct req *r, struct inode *dir, const char *name,
 }
 
 /* It was there already. */
-static int open_existing(struct req *r, struct inode *dir, int flags,
-			 int *path)
+static int open_existing(struct req *r, struct inode *dir, int flags, int *path)
 {
 	struct inode i = { 0 };
 	struct statx sx;
@@ -424,8 +423,7 @@ int op_create(struct req *r)
 		path = path_of(r->fs, fd);
 	else if (fd == -EEXIST && !(a->flags & O_EXCL))
 		fd = open_existing(r, dir, flags, &path);
-	ret = fd < 0 ? fd
-		     : answer_created(r, dir, r->name, fd, path, a->flags);
+	ret = fd < 0 ? fd : answer_created(r, dir, r->name, fd, path, a->flags);
 	inode_put(r->fs, dir);
 	return ret;
 }

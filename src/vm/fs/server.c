@@ -88,8 +88,8 @@ static const struct op ops[] = {
 				SILENT | REST },
 	[FUSE_FALLOCATE] = { op_fallocate, SIZE(fallocate), 0, WRITES },
 	[FUSE_LSEEK] = { op_lseek, SIZE(lseek), 0, 0 },
-	[FUSE_COPY_FILE_RANGE] = { op_copy_file_range, SIZE(copy_file_range),
-				   0, WRITES },
+	[FUSE_COPY_FILE_RANGE] = { op_copy_file_range, SIZE(copy_file_range), 0,
+				   WRITES },
 	[FUSE_SYNCFS] = { op_syncfs, SIZE(syncfs), 0, 0 },
 	[OP_STATX] = { op_statx, 24, 0, 0 },
 };
@@ -120,7 +120,7 @@ static size_t total(const struct iovec *iov, unsigned n)
 
 /* Not more than IOV_MAX pieces: the rest is left out, as a short answer. */
 unsigned pieces(const struct iovec *iov, unsigned n, size_t off, size_t len,
-		  struct iovec *out)
+		struct iovec *out)
 {
 	unsigned k = 0;
 
@@ -132,16 +132,15 @@ unsigned pieces(const struct iovec *iov, unsigned n, size_t off, size_t len,
 			continue;
 		}
 		part = MIN(iov[i].iov_len - off, len);
-		out[k++] = (struct iovec){ (char *)iov[i].iov_base + off,
-					   part };
+		out[k++] =
+			(struct iovec){ (char *)iov[i].iov_base + off, part };
 		off = 0;
 		len -= part;
 	}
 	return k;
 }
 
-static void copy_from(const struct iovec *iov, unsigned n, void *to,
-		      size_t len)
+static void copy_from(const struct iovec *iov, unsigned n, void *to, size_t len)
 {
 	uint8_t *p = to;
 
@@ -246,9 +245,8 @@ static int op_init(struct req *r, size_t len)
 			 FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |
 			 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
 			 FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
-			 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
-			 FUSE_SUBMOUNTS | FUSE_HANDLE_KILLPRIV_V2 |
-			 FUSE_INIT_EXT;
+			 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_SUBMOUNTS |
+			 FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 	struct fuse_init_in in = { 0 };
 	struct fuse_init_out out = { .major = FUSE_KERNEL_VERSION };
 

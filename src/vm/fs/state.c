@@ -220,9 +220,9 @@ static uint32_t ranges_of(int fd, const char *kind, struct range *ranges)
 			continue;
 		ranges[n++] = (struct range){
 			.start = start,
-			.len = *end == 'E' ? 0
-					   : strtoull(end, NULL, 10) - start +
-						     1,
+			.len = *end == 'E'
+				       ? 0
+				       : strtoull(end, NULL, 10) - start + 1,
 			.write = !strcmp(type, "WRITE"),
 		};
 	}

@@ -58,8 +58,8 @@ int op_setxattr(struct req *r)
 
 	if (a->size > MAX_XATTR)
 		return -E2BIG;
-	if (a->size > r->nrest || a->flags & ~(unsigned)(XATTR_CREATE |
-							 XATTR_REPLACE))
+	if (a->size > r->nrest ||
+	    a->flags & ~(unsigned)(XATTR_CREATE | XATTR_REPLACE))
 		return -EINVAL;
 	ret = map_name(r, &n, &i);
 	if (ret)

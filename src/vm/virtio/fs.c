@@ -26,16 +26,16 @@ enum {
 	TAG_LEN = 36,
 	CONFIG_LEN = TAG_LEN + 4,
 	WORKERS = 16,
-	REQUESTS = 512,	       /* taken; the rest waits in the queues */
+	REQUESTS = 512, /* taken; the rest waits in the queues */
 	HELD = QUEUES * VIRTQ_MAX_SIZE,
-	RETRY_MS = 20,	       /* for a lock that the host holds */
-	LOCK_WAIT_MS = 30000,  /* then the driver may look for signals */
+	RETRY_MS = 20,	      /* for a lock that the host holds */
+	LOCK_WAIT_MS = 30000, /* then the driver may look for signals */
 };
 
 struct request {
 	struct request *next;
 	struct virtq *q;
-	ssize_t len; /* of the answer */
+	ssize_t len;	/* of the answer */
 	uint64_t since; /* it waits for a lock; ms */
 	unsigned unlocks;
 	struct virtq_chain chain; /* its arrays are here: */
@@ -50,7 +50,7 @@ struct held {
 /* (i) constant   (v) under dev->lock   (p) under lock */
 struct fs_dev {
 	struct virtio v;
-	struct fs *fs; /* (i) */
+	struct fs *fs;	   /* (i) */
 	struct held *held; /* (v) */
 	unsigned nheld;	   /* (v) */
 
