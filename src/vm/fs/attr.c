@@ -40,10 +40,23 @@ static void proc_path(int fd, char *path, size_t len)
 
 /* -- the attribute -------------------------------------------------------- */
 
+/* A number and what ends it; false: neither. */
+static bool take_number(char **p, int base, char end, uint32_t *out)
+{
+	char *after;
+	unsigned long v;
+
+	if (**p < '0' || **p > '9')
+		return false;
+	v = strtoul(*p, &after, base);
+	*out = (uint32_t)v;
+	*p = after + 1;
+	return *after == end && v <= UINT32_MAX;
+}
+
 static bool load_view(int fd, struct view *v)
 {
-	char path[40], text[STAT_LEN + 1];
-	int used = 0;
+	char path[40], text[STAT_LEN + 1], *p = text;
 	ssize_t n;
 
 	proc_path(fd, path, sizeof(path));
@@ -52,9 +65,11 @@ static bool load_view(int fd, struct view *v)
 		return false;
 	text[n] = 0;
 	/* Users of the host may have written it. */
-	return sscanf(text, "%10u:%10u:%10o:%10u:%10u%n", &v->uid, &v->gid,
-		      &v->mode, &v->rdev_major, &v->rdev_minor, &used) == 5 &&
-	       used == n;
+	return take_number(&p, 10, ':', &v->uid) &&
+	       take_number(&p, 10, ':', &v->gid) &&
+	       take_number(&p, 8, ':', &v->mode) &&
+	       take_number(&p, 10, ':', &v->rdev_major) &&
+	       take_number(&p, 10, 0, &v->rdev_minor);
 }
 
 static int save_view(struct fs *fs, int fd, const struct view *v)

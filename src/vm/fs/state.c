@@ -201,11 +201,29 @@ struct range {
 	bool write;
 };
 
+/* "lock: 1: OFDLCK ADVISORY WRITE 123 fe:00:7 START END" */
+static bool parse_range(char *line, const char *kind, struct range *g)
+{
+	char *word[10], *save, *end;
+	unsigned n = 0;
+
+	for (char *p = strtok_r(line, " \t\n", &save); p && n < 10;
+	     p = strtok_r(NULL, " \t\n", &save))
+		word[n++] = p;
+	if (n != 9 || strcmp(word[0], "lock:") || strcmp(word[2], kind))
+		return false;
+	g->start = strtoull(word[7], NULL, 10);
+	g->len = strtoull(word[8], &end, 10) - g->start + 1;
+	if (end == word[8]) /* "EOF" */
+		g->len = 0;
+	g->write = !strcmp(word[4], "WRITE");
+	return true;
+}
+
 /* The kernel knows best what fd holds. */
 static uint32_t ranges_of(int fd, const char *kind, struct range *ranges)
 {
-	char path[48], line[256], type[16], end[32];
-	unsigned long long start;
+	char path[48], line[256];
 	uint32_t n = 0;
 	FILE *f;
 
@@ -213,19 +231,8 @@ static uint32_t ranges_of(int fd, const char *kind, struct range *ranges)
 	f = fopen(path, "re");
 	if (!f)
 		return 0;
-	while (n < MAX_RANGES && fgets(line, sizeof(line), f)) {
-		if (strncmp(line, "lock:", 5) || !strstr(line, kind) ||
-		    sscanf(line, "lock: %*s %*s %*s %15s %*s %*s %llu %31s",
-			   type, &start, end) != 3)
-			continue;
-		ranges[n++] = (struct range){
-			.start = start,
-			.len = *end == 'E'
-				       ? 0
-				       : strtoull(end, NULL, 10) - start + 1,
-			.write = !strcmp(type, "WRITE"),
-		};
-	}
+	while (n < MAX_RANGES && fgets(line, sizeof(line), f))
+		n += parse_range(line, kind, &ranges[n]);
 	fclose(f);
 	return n;
 }
