@@ -214,8 +214,7 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 				spec);
 	/* Disks, networks and shares have lists of their own. */
 	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&
-	    strcmp(copy, "virtio-fs") &&
-	    config_remember(cfg, "devices", spec))
+	    strcmp(copy, "virtio-fs") && config_remember(cfg, "devices", spec))
 		ret = error_errno(err, -ENOMEM, "device %s", spec);
 	free(copy);
 	return ret;

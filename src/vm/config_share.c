@@ -64,6 +64,29 @@ static int parse_option(struct share_config *sh, const char *o)
 	return 0;
 }
 
+/* The same in all ways of saying it, wherever it is read. */
+static int remember(struct vm_config *cfg, const struct share_config *sh)
+{
+	static const char *const owner[] = { "", ",owner=guest",
+					     ",owner=host" };
+	static const char *const cache[] = { "", ",cache=none",
+					     ",cache=always" };
+	char *full = realpath(sh->dir, NULL), *text, ids[40] = "";
+	int ret;
+
+	if (sh->uid || sh->gid)
+		snprintf(ids, sizeof(ids), ",idmap=%u:%u", sh->uid, sh->gid);
+	ret = asprintf(&text, "%s:%s%s%s%s%s%s", full ? full : sh->dir, sh->tag,
+		       sh->readonly ? ",ro" : "", owner[sh->owner], ids,
+		       cache[sh->cache], sh->guest_locks ? ",locks=guest" : "");
+	free(full);
+	if (ret < 0)
+		return -ENOMEM;
+	ret = config_remember(cfg, "shares", text);
+	free(text);
+	return ret;
+}
+
 /* Takes dir and tag, which may be NULL. */
 static int add_share(struct vm_config *cfg, struct share_config *sh,
 		     const char *spec, struct husk_error *err)
@@ -93,6 +116,8 @@ static int add_share(struct vm_config *cfg, struct share_config *sh,
 					 "share %s: the tag %s is taken; "
 					 "say DIR:TAG",
 					 spec, sh->tag);
+	if (remember(cfg, sh))
+		return error_errno(err, -ENOMEM, "share %s", spec);
 	cfg->share[cfg->nshares++] = *sh;
 	return 0;
 }

@@ -167,11 +167,11 @@ struct vm {
 	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg; /* (i) */
 	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
-	struct link *link[MAX_NETS];   /* (i) closed after the devices */
-	struct dev *nic[MAX_NETS];     /* (i) */
-	unsigned nnets;		       /* (i) */
-	struct dev *vsock;	       /* (i) or NULL */
-	struct dev *share[MAX_SHARES]; /* (i) */
+	struct link *link[MAX_NETS];	/* (i) closed after the devices */
+	struct dev *nic[MAX_NETS];	/* (i) */
+	unsigned nnets;			/* (i) */
+	struct dev *vsock;		/* (i) or NULL */
+	struct dev *share[MAX_SHARES];	/* (i) */
 	char share_tag[MAX_SHARES][40]; /* (i) */
 	unsigned nshares;		/* (i) */
 	vm_output *output[VM_PORTS];	/* (i) */
