@@ -17,7 +17,7 @@ _husk() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
-	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-vsock,port= debug-exit pc-testdev" ;;
+	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-vsock,port= debug-exit pc-testdev" ;;
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;

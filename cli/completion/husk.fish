@@ -26,7 +26,7 @@ complete -c husk -n $machine -l cpus -x -d 'vCPUs, 1 to 64'
 complete -c husk -n $machine -l memory -x -d 'RAM, with K, M or G'
 complete -c husk -n $machine -l engine -xa 'auto kvm soft soft,interp' -d engine
 complete -c husk -n $machine -l disk -rF -d 'raw image or block device'
-complete -c husk -n $machine -l device -xa 'virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-vsock,port= debug-exit pc-testdev' -d 'further device'
+complete -c husk -n $machine -l device -xa 'virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-vsock,port= debug-exit pc-testdev' -d 'further device'
 complete -c husk -n $machine -l net -xa 'shared tap= unix= unixgram= fd= none' -d 'network device'
 complete -c husk -n $machine -l share -xa '(__fish_complete_directories)' -d 'directory for the guest'
 complete -c husk -n $machine -l forward -x -d 'port of the host to one of the guest'

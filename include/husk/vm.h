@@ -73,6 +73,8 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
  * virtio-vsock[,port=N,socketURL=PATH[,listen|connect]]: connections of the
  * guest to port N reach who listens at PATH, or with connect, who connects to
  * PATH reaches port N of the guest; there is one such device with many ports.
+ * virtio-balloon, which is there anyway, with off, target=SIZE,
+ * reporting=on|off, hinting=on|off and deflate-on-oom=on|off.
  */
 int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			 struct husk_error *err);
@@ -281,6 +283,36 @@ int vm_vsock_connect(struct vm *vm, uint32_t port, int timeout_ms,
 typedef void vm_vsock_accept(void *opaque, int fd, uint32_t guest_port);
 int vm_vsock_listen(struct vm *vm, uint32_t port, vm_vsock_accept *accept,
 		    void *opaque);
+
+/*
+ * The memory balloon.  Free memory of the guest comes back to the host by
+ * itself; the target is for more than that.
+ */
+struct vm_balloon_stats {
+	uint64_t target; /* memory that the guest shall have, bytes */
+	uint64_t actual; /* and has, by its own word */
+	/* Bytes that the host got back: pages of the balloon, free pages that
+	 * the guest reported by itself, and in rounds when it was asked. */
+	uint64_t inflated, reported, hinted, rounds;
+	/* What the guest says of itself; bytes and counts since its start. */
+	bool has_guest;
+	uint64_t free, available, caches, total;
+	uint64_t swap_in, swap_out, major_faults, minor_faults;
+	uint64_t hugetlb_allocations, hugetlb_failures;
+};
+/*
+ * Let the guest have this much of its memory; all of it takes the balloon
+ * away.  The guest's driver works towards that as fast as it can.  -ENODEV: no
+ * balloon; -EINVAL: more than the machine has.  Any thread.
+ */
+int vm_balloon_set_target(struct vm *vm, uint64_t bytes);
+/*
+ * What is known; with timeout_ms > 0 the guest is asked and its answer waited
+ * for so long.  -ETIMEDOUT: no answer (*stats has what was known before),
+ * -ENODEV: no balloon.  Any thread.
+ */
+int vm_balloon_stats(struct vm *vm, int timeout_ms,
+		     struct vm_balloon_stats *stats);
 
 /* -- disk images ---------------------------------------------------------- */
 

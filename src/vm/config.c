@@ -26,6 +26,11 @@ struct vm_config *vm_config_create(void)
 		return NULL;
 	cfg->cpus = 1;
 	cfg->memory = 256ull << 20;
+	cfg->balloon = (struct balloon_config){
+		.reporting = true,
+		.hinting = true,
+		.oom = true,
+	};
 	return cfg;
 }
 
@@ -194,6 +199,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = config_add_virtio_vsock(
 			cfg, options ? options : copy + strlen(copy), spec,
 			err);
+	else if (!strcmp(copy, "virtio-balloon"))
+		ret = config_add_virtio_balloon(
+			cfg, options ? options : copy + strlen(copy), spec,
+			err);
 	else if (options && *options)
 		ret = error_set(err, -EINVAL, "device %s: %s has no options",
 				spec, copy);
@@ -206,12 +215,13 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 	else if (!strcmp(copy, "virtio-rng"))
 		ret = error_set(err, -E2BIG, "device %s: too many", spec);
 	else
-		ret = error_set(err, -EINVAL,
-				"device %s: unknown kind; "
-				"there are debug-exit, pc-testdev, "
-				"virtio-blk, virtio-fs, virtio-net, "
-				"virtio-rng and virtio-vsock",
-				spec);
+		ret = error_set(
+			err, -EINVAL,
+			"device %s: unknown kind; "
+			"there are debug-exit, pc-testdev, "
+			"virtio-balloon, virtio-blk, virtio-fs, virtio-net, "
+			"virtio-rng and virtio-vsock",
+			spec);
 	/* Disks, networks and shares have lists of their own. */
 	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&
 	    strcmp(copy, "virtio-fs") && config_remember(cfg, "devices", spec))
@@ -332,6 +342,8 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 		problem(&p, "%u CPUs: 1 to %d are possible", cfg->cpus,
 			VM_MAX_CPUS);
 	check_memory(&p, cfg->memory);
+	if (cfg->balloon.target > cfg->memory)
+		problem(&p, "balloon: the target is more than the memory");
 	if (!cfg->kernel)
 		problem(&p, "a kernel is needed");
 	else

@@ -249,6 +249,20 @@ void vm_power_button(struct vm *vm)
 	acpi_pm_power_button(vm->pm);
 }
 
+int vm_balloon_set_target(struct vm *vm, uint64_t bytes)
+{
+	return vm->balloon ? virtio_balloon_set_target(vm->balloon, bytes)
+			   : -ENODEV;
+}
+
+int vm_balloon_stats(struct vm *vm, int timeout_ms,
+		     struct vm_balloon_stats *stats)
+{
+	return vm->balloon
+		       ? virtio_balloon_stats(vm->balloon, timeout_ms, stats)
+		       : -ENODEV;
+}
+
 unsigned vm_net_count(const struct vm *vm)
 {
 	return vm->nnets;

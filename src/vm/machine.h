@@ -106,6 +106,14 @@ void share_config_finish(struct share_config *sh);
 int config_add_virtio_fs(struct vm_config *cfg, char *options, const char *spec,
 			 struct husk_error *err);
 
+/* config_balloon.c */
+struct balloon_config {
+	bool off, reporting, hinting, oom;
+	uint64_t target; /* bytes; 0: all memory */
+};
+int config_add_virtio_balloon(struct vm_config *cfg, char *options,
+			      const char *spec, struct husk_error *err);
+
 struct vm_config {
 	char *kernel, *initrd, *cmdline, *engine;
 	unsigned cpus;
@@ -118,6 +126,7 @@ struct vm_config {
 	struct vsock_config vsock;
 	struct share_config share[MAX_SHARES];
 	unsigned nshares;
+	struct balloon_config balloon;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct config_word {
@@ -165,6 +174,7 @@ struct vm {
 	struct dev_env env;	/* (i) */
 	struct dev *devs;	/* (i) last created first */
 	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg; /* (i) */
+	struct dev *balloon;		/* (i) or NULL */
 	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
 	struct link *link[MAX_NETS];	/* (i) closed after the devices */

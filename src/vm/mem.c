@@ -95,3 +95,42 @@ int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len)
 		memcpy(dst, p, len);
 	return 0;
 }
+
+enum { PAGE = 4096, VEC = 1024 };
+
+static uint64_t resident(uint8_t *host, uint64_t len)
+{
+	unsigned char vec[VEC];
+	uint64_t sum = 0;
+
+	for (uint64_t at = 0; at < len; at += (uint64_t)VEC * PAGE) {
+		uint64_t n = MIN(len - at, (uint64_t)VEC * PAGE);
+
+		if (mincore(host + at, n, vec))
+			return sum;
+		for (uint64_t i = 0; i < n / PAGE; i++)
+			sum += vec[i] & 1 ? PAGE : 0;
+	}
+	return sum;
+}
+
+int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
+		uint64_t *freed)
+{
+	uint8_t *host = mem_at(mem, gpa, len);
+
+	*freed = 0;
+	if (!host || gpa % PAGE || len % PAGE)
+		return -EFAULT;
+	if (!len)
+		return 0;
+	*freed = resident(host, len);
+	/* Locked memory, for one, stays: no harm is done. */
+	if (madvise(host, len, MADV_DONTNEED)) {
+		*freed = 0;
+		return 0;
+	}
+	/* Not earlier: what is decoded from the old bytes goes with them. */
+	mem_written(mem, gpa, len);
+	return 0;
+}

@@ -21,6 +21,7 @@ enum {
 	VIRTIO_ID_BLK = 2,
 	VIRTIO_ID_CONSOLE = 3,
 	VIRTIO_ID_RNG = 4,
+	VIRTIO_ID_BALLOON = 5,
 	VIRTIO_ID_VSOCK = 19,
 	VIRTIO_ID_FS = 26
 };
@@ -72,6 +73,11 @@ struct virtio_class {
 	uint16_t queue_size; /* largest; 0: 256 */
 	uint16_t config_size;
 	uint32_t pci_class; /* 24 bits */
+	/*
+	 * Queues that are served on the vCPU that rings them, before its write
+	 * to the doorbell is over: a bit each.
+	 */
+	uint32_t inline_queues;
 
 	/* All with dev->lock held. */
 	/* DRIVER_OK or resumed: features are fixed, the queues are valid. */
@@ -118,6 +124,7 @@ int virtio_init(struct virtio *v, struct husk_error *err);
 void virtio_finish(struct virtio *v);
 /* Raise the generation and tell the driver, if there is one. */
 void virtio_config_changed(struct virtio *v);
+void virtio_config_changed_locked(struct virtio *v);
 /* Have work() called soon.  Any thread, never blocks. */
 void virtio_wake(struct virtio *v);
 /* The driver broke a rule: NEEDS_RESET, logged once.  Returns -EPROTO. */
@@ -212,5 +219,19 @@ struct virtio_fs_arg {
 extern const struct virtio_class virtio_fs_class;
 /* Another directory, or none (NULL); as fs_swap().  Any thread. */
 int virtio_fs_swap(struct dev *dev, const char *path, struct husk_error *err);
+
+struct vm_balloon_stats;
+struct virtio_balloon_arg {
+	uint64_t memory; /* of the machine, bytes */
+	uint64_t target; /* how much of it the guest shall have */
+	bool reporting;	 /* what the guest frees is given back */
+	bool hinting;	 /* and is asked for, so that it comes soon */
+	bool oom;	 /* the guest may deflate before it kills */
+};
+extern const struct virtio_class virtio_balloon_class;
+/* As vm_balloon_set_target() and vm_balloon_stats().  Any thread. */
+int virtio_balloon_set_target(struct dev *dev, uint64_t bytes);
+int virtio_balloon_stats(struct dev *dev, int timeout_ms,
+			 struct vm_balloon_stats *stats);
 
 #endif /* VM_VIRTIO_H */

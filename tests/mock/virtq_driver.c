@@ -5,6 +5,7 @@
 #include "mock/virtq_driver.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -39,6 +40,26 @@ int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len)
 	return 0;
 }
 
+struct mock_discard mock_discards[64];
+unsigned mock_ndiscards;
+
+int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
+		uint64_t *freed)
+{
+	void *p = mem_at(mem, gpa, len);
+
+	*freed = 0;
+	if (!p || gpa % 4096 || len % 4096)
+		return -EFAULT;
+	memset(p, 0, len);
+	*freed = len;
+	if (mock_ndiscards < 64)
+		mock_discards[mock_ndiscards] =
+			(struct mock_discard){ gpa, len };
+	__atomic_fetch_add(&mock_ndiscards, 1, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
 static void on_msi(void *sink, uint64_t addr, uint32_t data)
 {
 	__atomic_fetch_add(&((struct mock *)sink)->messages, 1,
@@ -47,7 +68,10 @@ static void on_msi(void *sink, uint64_t addr, uint32_t data)
 
 static void on_log(void *sink, const char *id, const char *text)
 {
-	__atomic_fetch_add(&((struct mock *)sink)->logs, 1, __ATOMIC_SEQ_CST);
+	struct mock *m = sink;
+
+	snprintf(m->said, sizeof(m->said), "%s", text);
+	__atomic_fetch_add(&m->logs, 1, __ATOMIC_SEQ_CST);
 }
 
 bool mock_create(struct mock *m, const struct virtio_class *class,

@@ -27,7 +27,15 @@ struct mock {
 	struct virtio *v;
 	struct dev_env env;
 	unsigned messages, logs;
+	char said[160]; /* the last log line */
 };
+
+/* What mem_discard() was asked for, in any machine. */
+struct mock_discard {
+	uint64_t gpa, len;
+};
+extern struct mock_discard mock_discards[64];
+extern unsigned mock_ndiscards;
 
 bool mock_create(struct mock *m, const struct virtio_class *class,
 		 const void *arg);

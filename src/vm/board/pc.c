@@ -195,6 +195,22 @@ static int add_vsock(struct vm *vm, const struct vsock_config *v,
 	return vm->vsock ? 0 : add_failed(err);
 }
 
+static int add_balloon(struct vm *vm, const struct vm_config *cfg,
+		       struct husk_error *err)
+{
+	const struct balloon_config *b = &cfg->balloon;
+	struct virtio_balloon_arg arg = {
+		.memory = vm->mem.size,
+		.target = b->target ? b->target : vm->mem.size,
+		.reporting = b->reporting,
+		.hinting = b->hinting,
+		.oom = b->oom,
+	};
+
+	vm->balloon = add(vm, &virtio_balloon_class.dev, "balloon0", &arg, err);
+	return vm->balloon ? 0 : add_failed(err);
+}
+
 static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 		      struct husk_error *err)
 {
@@ -220,6 +236,8 @@ static int add_virtio(struct vm *vm, const struct vm_config *cfg,
 		ret = add_shares(vm, cfg, err);
 	if (!ret && cfg->vsock.on)
 		ret = add_vsock(vm, &cfg->vsock, err);
+	if (!ret && !cfg->balloon.off)
+		ret = add_balloon(vm, cfg, err);
 	return ret;
 }
 

@@ -219,7 +219,11 @@ static void write_locked(struct virtio *v, uint64_t off, uint64_t value,
 		break;
 	case VPCI_NOTIFY:
 		queue = (off - VPCI_NOTIFY) / VPCI_NOTIFY_STEP;
-		if (queue < v->class->nqueues)
+		if (queue >= v->class->nqueues)
+			break;
+		if (v->class->inline_queues & BIT(queue))
+			virtio_turn_locked(v, false, (uint32_t)BIT(queue));
+		else
 			virtq_ring(v->queue[queue]);
 		break;
 	}
@@ -270,8 +274,9 @@ static void set_doorbells(struct virtio *v, bool on)
 
 	/* A failure costs speed only: the write then arrives by bar_write. */
 	for (unsigned i = 0; d->set && i < v->class->nqueues; i++)
-		d->set(d->sink, gpa + i * VPCI_NOTIFY_STEP, 2,
-		       v->queue[i]->kick_fd, on);
+		if (!(v->class->inline_queues & BIT(i)))
+			d->set(d->sink, gpa + i * VPCI_NOTIFY_STEP, 2,
+			       v->queue[i]->kick_fd, on);
 }
 
 static void bar_moved(struct pci_func *f, unsigned bar, uint64_t base)

@@ -208,12 +208,17 @@ void virtio_set_status_locked(struct virtio *v, uint8_t status)
 		start_locked(v);
 }
 
-void virtio_config_changed(struct virtio *v)
+void virtio_config_changed_locked(struct virtio *v)
 {
-	pthread_mutex_lock(&v->dev.lock);
 	v->generation++;
 	if (v->status & STATUS_DRIVER_OK)
 		virtio_pci_notify_locked(v, v->config_vector, 2);
+}
+
+void virtio_config_changed(struct virtio *v)
+{
+	pthread_mutex_lock(&v->dev.lock);
+	virtio_config_changed_locked(v);
 	pthread_mutex_unlock(&v->dev.lock);
 }
 
