@@ -21,7 +21,4 @@ struct create {
 /* The machine is complete or is not there.  An exit status. */
 int create_machine(const char *name, const struct create *c);
 
-/* A signal asks us to end: what is half done goes. */
-bool create_interrupted(void);
-
 #endif /* CLI_CREATE_H */

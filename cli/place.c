@@ -315,7 +315,7 @@ void place_release(struct place *p)
 
 /* -- making and deleting -------------------------------------------------- */
 
-static void remove_tree(int parent, const char *name)
+static void remove_at(int parent, const char *name)
 {
 	int fd = openat(parent, name,
 			O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -326,13 +326,19 @@ static void remove_tree(int parent, const char *name)
 		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
 			continue;
 		if (unlinkat(fd, e->d_name, 0))
-			remove_tree(fd, e->d_name);
+			remove_at(fd, e->d_name);
 	}
 	if (dir)
 		closedir(dir);
 	else if (fd >= 0)
 		close(fd);
-	unlinkat(parent, name, AT_REMOVEDIR);
+	if (unlinkat(parent, name, AT_REMOVEDIR))
+		unlinkat(parent, name, 0);
+}
+
+void remove_tree(const char *path)
+{
+	remove_at(AT_FDCWD, path);
 }
 
 /* What was begun and not ended by somebody who is gone. */
@@ -349,7 +355,7 @@ static void sweep(const char *data)
 			continue;
 		snprintf(p.dir, sizeof(p.dir), "%.700s/%s", data, e->d_name);
 		if (!place_owner(&p))
-			remove_tree(AT_FDCWD, p.dir);
+			remove_tree(p.dir);
 	}
 	if (dir)
 		closedir(dir);
@@ -368,7 +374,7 @@ int place_delete(struct place *p)
 		complain("%s: %s", p->dir, strerror(errno));
 		return EXIT_FAULT;
 	}
-	remove_tree(AT_FDCWD, old);
+	remove_tree(old);
 	return 0;
 }
 
@@ -397,7 +403,7 @@ int place_begin(struct place *p, const char *name)
 	}
 	ret = place_lock(p);
 	if (ret)
-		remove_tree(AT_FDCWD, p->dir);
+		remove_tree(p->dir);
 	return ret;
 }
 
@@ -423,7 +429,7 @@ void place_abandon(struct place *p)
 {
 	if (p->lock < 0)
 		return;
-	remove_tree(AT_FDCWD, p->dir);
+	remove_tree(p->dir);
 	close(p->lock);
 	p->lock = -1;
 }

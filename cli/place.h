@@ -31,6 +31,9 @@ struct place {
 int data_dir(char *to, size_t room);
 int cache_dir(char *to, size_t room);
 
+/* A file, or a folder with all that is in it. */
+void remove_tree(const char *path);
+
 /* Letters, digits, ".", "_", "-"; begins with a letter or digit. */
 int check_name(const char *name);
 /* The machine of this name exists. */

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "create.h"
+#include "image.h"
 #include "options.h"
 #include "start.h"
 
@@ -22,7 +24,8 @@ static const char more_help[] =
 	"  --stats               count what the vCPUs did, on standard error\n"
 	"  --timeout SECONDS     end the machine after this time\n"
 	"\n"
-	"NAME is a machine of husk create, which runs with its console here.\n"
+	"NAME is a machine of husk create, which runs with its console here; debian\n"
+	"is made when it does not exist.\n"
 	"Without it and --kernel the demo guest is booted, where it was built.\n"
 	"Ctrl-A x ends the machine.  Exit status: 0 powered off, 1 a fault of Husk,\n"
 	"2 usage, 3 the guest died, 124 timeout, else what a debug-exit device said.\n";
@@ -157,8 +160,15 @@ static int run_named(struct session *s, const struct options *o)
 {
 	struct vm_config *cfg = NULL;
 	struct place p;
-	int ret = place_find(&p, o->name);
+	int ret = 0;
 
+	if (!place_exists(o->name) && image_is_known(o->name)) {
+		struct create c = { .from = o->name };
+
+		ret = create_machine(o->name, &c);
+	}
+	if (!ret)
+		ret = place_find(&p, o->name);
 	if (!ret)
 		ret = place_load(&p, &cfg);
 	if (!ret)

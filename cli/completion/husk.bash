@@ -13,7 +13,7 @@ _husk() {
 	--from)
 		mapfile -t COMPREPLY < <(compgen -f -W debian -- "$cur")
 		return ;;
-	--config | --kernel | --initrd | --disk | --base | --vsock | --share)
+	--config | --ssh-key | --cloud-init | --kernel | --initrd | --disk | --base | --vsock | --share)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
@@ -22,14 +22,14 @@ _husk() {
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
-	--cmdline | --cpus | --forward | --memory | --timeout | --disk-size) return ;;
+	--cmdline | --cpus | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --share --device --vsock --serial --reboot --stats --timeout
 			--help" ;;
-		create) words="--from --overlay --disk-size --kernel --initrd
+		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
 			--share --device --vsock --reboot --help" ;;
 		start) words="$words --foreground --console --stats" ;;
