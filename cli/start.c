@@ -30,6 +30,23 @@ static const char help[] =
 
 enum { MAX_LOG = 1 << 20 };
 
+/* The guest's sockets, unless the definition has them at a place of its own. */
+static int add_vsock(const struct place *p, struct vm_config *cfg)
+{
+	struct husk_error err = { 0 };
+	char path[PATH_SIZE + 8];
+
+	if (vm_config_vsock_path(cfg))
+		return 0;
+	snprintf(path, sizeof(path), "%s/vsock", p->run);
+	/* One of before, whose machine is gone: we have the lock. */
+	unlink(path);
+	if (!vm_config_add_vsock(cfg, path, &err))
+		return 0;
+	complain("%s", err.text);
+	return EXIT_USAGE;
+}
+
 /* The lock is held. */
 static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
 		      const char *console_log)
@@ -37,6 +54,8 @@ static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
 	struct control control = { .listener = -1 };
 	int ret = place_announce(p);
 
+	if (!ret)
+		ret = add_vsock(p, cfg);
 	if (!ret)
 		ret = control_open(&control, s, p->run, console_log);
 	if (!ret) {

@@ -128,6 +128,8 @@ int vm_config_add_share(struct vm_config *cfg, const char *spec,
  */
 int vm_config_add_vsock(struct vm_config *cfg, const char *spec,
 			struct husk_error *err);
+/* PATH of the above; NULL: none. */
+const char *vm_config_vsock_path(const struct vm_config *cfg);
 
 enum vm_reboot {
 	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */

@@ -88,6 +88,11 @@ int vm_config_add_vsock(struct vm_config *cfg, const char *spec,
 	return ret;
 }
 
+const char *vm_config_vsock_path(const struct vm_config *cfg)
+{
+	return cfg->vsock.path;
+}
+
 /* -- the form that vfkit and krunkit share -------------------------------- */
 
 /* "port=N,socketURL=PATH[,listen|connect]", or nothing: no port. */
