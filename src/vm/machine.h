@@ -204,6 +204,8 @@ struct vm {
 /* run.c */
 int run_start(struct vm *vm, struct husk_error *err);
 void run_join(struct vm *vm);
+/* Answer cpu->exit; false: this vCPU does not go on. */
+bool run_exit(struct vcpu *cpu);
 /* The start failed: ends what runs and announces the end. */
 void run_failed(struct vm *vm, const char *text);
 /* Stop for this reason unless there is one already.  Any thread. */

@@ -191,8 +191,7 @@ static void do_window(struct vcpu *cpu)
 	hv_vcpu_want_window(cpu->hv, cpu == &vm->cpu[0] && pic_output(vm->pic));
 }
 
-/* false: this vCPU does not go on. */
-static bool handle(struct vcpu *cpu)
+bool run_exit(struct vcpu *cpu)
 {
 	struct hv_exit *e = &cpu->exit;
 
@@ -230,7 +229,7 @@ static void *vcpu_main(void *arg)
 			failed(cpu, strerror(-ret));
 			break;
 		}
-		if (!handle(cpu))
+		if (!run_exit(cpu))
 			break;
 	}
 

@@ -60,7 +60,7 @@ echo "STRESS \$?"
 dmesg | grep -i -E 'bug:|oops|call trace|segfault|lockup|stall' |
 	sed 's/^/KERNEL /'
 echo END
-poweroff -f
+echo o >/proc/sysrq-trigger; sleep 60
 W
 chmod +x "$r/init" "$r/work/run"
 
