@@ -30,7 +30,8 @@ const char machine_help[] =
 	"                        a directory for the guest; may be repeated\n"
 	"                        (mount -t virtiofs TAG /mnt; TAG: share)\n"
 	"  --vsock PATH[,cid=N]  sockets of the guest as Unix sockets at PATH\n"
-	"  --reboot exit|again   what a guest's reset does (default exit)\n";
+	"  --reboot exit|again   what a guest's reset does (default exit)\n"
+	"  --panic stop|go-on    what a guest's panic does (default stop)\n";
 
 bool machine_option(struct machine_options *m, int c, const char *arg)
 {
@@ -95,6 +96,16 @@ static int set_reboot(struct vm_config *cfg, const char *arg)
 	return 0;
 }
 
+static int set_panic(struct vm_config *cfg, const char *arg)
+{
+	if (strcmp(arg, "stop") && strcmp(arg, "go-on")) {
+		complain("--panic %s: stop or go-on", arg);
+		return EXIT_USAGE;
+	}
+	vm_config_set_panic(cfg, *arg == 's' ? VM_PANIC_STOP : VM_PANIC_GO_ON);
+	return 0;
+}
+
 static int apply(struct vm_config *cfg, int c, const char *arg)
 {
 	struct husk_error err = { 0 };
@@ -108,6 +119,7 @@ static int apply(struct vm_config *cfg, int c, const char *arg)
 	case 'n': return set_cpus(cfg, arg);
 	case 'm': return set_memory(cfg, arg);
 	case 'r': return set_reboot(cfg, arg);
+	case 'P': return set_panic(cfg, arg);
 	case 'd': ret = vm_config_add_disk_spec(cfg, arg, &err); break;
 	case 'D': ret = vm_config_add_device(cfg, arg, &err); break;
 	case 'N': ret = vm_config_add_net(cfg, arg, &err); break;

@@ -24,7 +24,8 @@
 	{ "forward", 1, NULL, 'F' }, \
 	{ "share", 1, NULL, 'H' }, \
 	{ "vsock", 1, NULL, 'V' }, \
-	{ "reboot", 1, NULL, 'r' }
+	{ "reboot", 1, NULL, 'r' }, \
+	{ "panic", 1, NULL, 'P' }
 /* clang-format on */
 
 /* Their part of a --help. */

@@ -143,6 +143,9 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	case VM_STOP_DIED:
 		complain("the guest died: %s", st.text);
 		return EXIT_DIED;
+	case VM_STOP_PANICKED:
+		complain("the guest died: %s", st.text);
+		return EXIT_DIED;
 	default: complain("%s", st.text); return EXIT_FAULT;
 	}
 }

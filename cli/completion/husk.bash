@@ -21,17 +21,18 @@ _husk() {
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
+	--panic) words="stop go-on" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
 	--cmdline | --cpus | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --share --device --vsock --serial --reboot --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
-			--share --device --vsock --reboot --help" ;;
+			--share --device --vsock --reboot --panic --help" ;;
 		start) words="$words --foreground --console --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;

@@ -33,6 +33,7 @@ complete -c husk -n $machine -l forward -x -d 'port of the host to one of the gu
 complete -c husk -n $machine -l vsock -rF -d 'sockets of the guest as Unix sockets'
 complete -c husk -n $run -l serial -rFa 'stdio pty none' -d 'first serial port'
 complete -c husk -n $machine -l reboot -xa 'exit again' -d 'what a reset does'
+complete -c husk -n $machine -l panic -xa 'stop go-on' -d 'what a panic does'
 complete -c husk -n $run -l stats -d 'count what the vCPUs did'
 complete -c husk -n $run -l timeout -x -d 'end after this time'
 complete -c husk -n $named -a "(husk list 2>/dev/null | sed -n '2,\$s/ .*//p')" -d machine

@@ -138,6 +138,29 @@ enum vm_reboot {
 };
 void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot);
 
+/* What happens in a guest with a driver for pvpanic; Linux has one. */
+enum vm_guest_event {
+	VM_GUEST_PANICKED,     /* its kernel has given up */
+	VM_GUEST_CRASH_LOADED, /* the same, and another kernel takes over */
+};
+/* Any thread; must not block or call the machine. */
+void vm_config_set_guest_event(struct vm_config *cfg,
+			       void (*event)(void *opaque,
+					     enum vm_guest_event event),
+			       void *opaque);
+enum vm_panic {
+	VM_PANIC_STOP,	/* VM_GUEST_PANICKED stops the machine */
+	VM_PANIC_GO_ON, /* what the guest does then is its own affair */
+};
+void vm_config_set_panic(struct vm_config *cfg, enum vm_panic panic);
+
+/*
+ * The generation ID, which is random and of this configuration unless it is
+ * given: constant as long as the guest's time only goes forward, so for every
+ * start and reboot of the same guest.
+ */
+void vm_config_set_generation_id(struct vm_config *cfg, const uint8_t id[16]);
+
 enum vm_port {
 	VM_SERIAL,  /* COM1, ttyS0 */
 	VM_CONSOLE, /* the virtio console, hvc0 */
@@ -236,10 +259,11 @@ enum vm_stop_reason {
 	VM_STOP_NONE, /* it runs */
 	VM_STOP_POWEROFF,
 	VM_STOP_RESET,
-	VM_STOP_DIED,	 /* triple fault: text has the registers */
-	VM_STOP_EXIT,	 /* a device gave the exit status code */
-	VM_STOP_ERROR,	 /* our fault: text says what */
-	VM_STOP_STOPPED, /* vm_stop() */
+	VM_STOP_DIED,	  /* triple fault: text has the registers */
+	VM_STOP_EXIT,	  /* a device gave the exit status code */
+	VM_STOP_ERROR,	  /* our fault: text says what */
+	VM_STOP_STOPPED,  /* vm_stop() */
+	VM_STOP_PANICKED, /* the guest's kernel says so */
 };
 
 struct vm_stopped {
@@ -285,6 +309,15 @@ int vm_vsock_connect(struct vm *vm, uint32_t port, int timeout_ms,
 typedef void vm_vsock_accept(void *opaque, int fd, uint32_t guest_port);
 int vm_vsock_listen(struct vm *vm, uint32_t port, vm_vsock_accept *accept,
 		    void *opaque);
+
+/*
+ * The machine has become a copy or was set back: its guest gets another
+ * generation ID and is told, so that it makes new random numbers.  new: a
+ * random one, 0 or -EIO.  Any thread; best before vCPUs run.
+ */
+void vm_generation_id_set(struct vm *vm, const uint8_t id[16]);
+int vm_generation_id_new(struct vm *vm);
+void vm_generation_id(struct vm *vm, uint8_t id[16]);
 
 /*
  * The memory balloon.  Free memory of the guest comes back to the host by

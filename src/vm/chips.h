@@ -42,6 +42,24 @@ struct hpet_arg {
 };
 extern const struct dev_class acpi_pm_class; /* ports 600-60f, SCI; cf9 reset */
 void acpi_pm_power_button(struct dev *pm);
+/* Raising it sets the status of a general purpose event, 0 to 15. */
+struct irq acpi_pm_gpe(struct dev *pm, unsigned gpe);
+
+/* vmgenid.c: an id in memory that firmware reserves; arg struct vmgenid_arg */
+enum { VMGENID_SIZE = 16, VMGENID_ADDR = 0xe4000, VMGENID_GPE = 5 };
+struct vmgenid_arg {
+	uint8_t id[VMGENID_SIZE];
+	struct irq changed; /* raised, never lowered */
+};
+extern const struct dev_class vmgenid_class;
+/* The guest is told.  Any thread. */
+void vmgenid_set(struct dev *dev, const uint8_t *id);
+void vmgenid_get(struct dev *dev, uint8_t *id);
+
+/* pvpanic.c: the guest's kernel panics; arg NULL */
+enum { PVPANIC_PORT = 0x505 };
+extern const struct dev_class pvpanic_class;
+
 extern const struct dev_class
 	debug_exit_class;		     /* f4: REQUEST_EXIT (code<<1)|1 */
 extern const struct dev_class testdev_class; /* pc-testdev */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -26,6 +27,9 @@ struct vm_config *vm_config_create(void)
 		return NULL;
 	cfg->cpus = 1;
 	cfg->memory = 256ull << 20;
+	/* Without random numbers there are no copies to tell apart either. */
+	if (getrandom(cfg->generation, sizeof(cfg->generation), 0) < 0)
+		memset(cfg->generation, 0, sizeof(cfg->generation));
 	cfg->balloon = (struct balloon_config){
 		.reporting = true,
 		.hinting = true,
@@ -142,6 +146,26 @@ void vm_get_limits(struct vm_limits *limits)
 void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot)
 {
 	cfg->reboot = reboot;
+}
+
+void vm_config_set_panic(struct vm_config *cfg, enum vm_panic panic)
+{
+	cfg->panic = panic;
+}
+
+void vm_config_set_generation_id(struct vm_config *cfg, const uint8_t id[16])
+{
+	memcpy(cfg->generation, id, sizeof(cfg->generation));
+	cfg->has_generation = true;
+}
+
+void vm_config_set_guest_event(struct vm_config *cfg,
+			       void (*event)(void *opaque,
+					     enum vm_guest_event event),
+			       void *opaque)
+{
+	cfg->guest_event = event;
+	cfg->guest_opaque = opaque;
 }
 
 void vm_config_set_output(struct vm_config *cfg, enum vm_port port,

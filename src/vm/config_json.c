@@ -6,6 +6,7 @@
  * the command's options, or objects with the same words as keys.  A new kind
  * of device needs a row in lists[], and remembers its text.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -261,6 +262,42 @@ static int read_reboot(struct reader *r, const char *key, json_object *v)
 	return 0;
 }
 
+static int read_panic(struct reader *r, const char *key, json_object *v)
+{
+	const char *text = text_of(v);
+
+	if (text && !strcmp(text, "go-on"))
+		vm_config_set_panic(r->cfg, VM_PANIC_GO_ON);
+	else if (text && !strcmp(text, "stop"))
+		vm_config_set_panic(r->cfg, VM_PANIC_STOP);
+	else
+		return error_set(r->err, -EINVAL,
+				 "\"panic\": is \"stop\" or \"go-on\"");
+	return 0;
+}
+
+static int read_generation(struct reader *r, const char *key, json_object *v)
+{
+	const char *text = text_of(v);
+	uint8_t id[16];
+	unsigned n = 0;
+
+	if (text && strlen(text) == 32)
+		for (; n < 16 && isxdigit((unsigned char)text[2 * n]) &&
+		       isxdigit((unsigned char)text[2 * n + 1]);
+		     n++) {
+			char hex[3] = { text[2 * n], text[2 * n + 1], 0 };
+
+			id[n] = (uint8_t)strtoul(hex, NULL, 16);
+		}
+	if (n != 16)
+		return error_set(r->err, -EINVAL,
+				 "\"generation\": 32 hexadecimal digits are "
+				 "needed");
+	vm_config_set_generation_id(r->cfg, id);
+	return 0;
+}
+
 static int read_notes(struct reader *r, const char *key, json_object *v)
 {
 	if (!json_object_is_type(v, json_type_object))
@@ -479,6 +516,7 @@ static const struct value {
 	{ "memory", read_memory },   { "engine", read_engine },
 	{ "kernel", read_kernel },   { "initrd", read_initrd },
 	{ "cmdline", read_cmdline }, { "reboot", read_reboot },
+	{ "panic", read_panic },     { "generation", read_generation },
 	{ "notes", read_notes },
 };
 
@@ -761,6 +799,16 @@ static json_object *write_list(struct writer *w, const struct vm_config *cfg,
 	return list;
 }
 
+static void add_generation(struct writer *w, json_object *doc,
+			   const uint8_t *id)
+{
+	char text[33];
+
+	for (unsigned i = 0; i < 16; i++)
+		snprintf(text + 2 * i, 3, "%02x", id[i]);
+	add_text(w, doc, "generation", text);
+}
+
 char *vm_config_to_json(const struct vm_config *cfg, const char *dir)
 {
 	struct writer w = { .dir = dir };
@@ -778,6 +826,10 @@ char *vm_config_to_json(const struct vm_config *cfg, const char *dir)
 	add_text(&w, doc, "cmdline", cfg->cmdline);
 	add_text(&w, doc, "reboot",
 		 cfg->reboot == VM_REBOOT_AGAIN ? "again" : "exit");
+	if (cfg->panic == VM_PANIC_GO_ON)
+		add_text(&w, doc, "panic", "go-on");
+	if (cfg->has_generation)
+		add_generation(&w, doc, cfg->generation);
 	for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
 		json_object *list = write_list(&w, cfg, lists[i].key);
 

@@ -101,8 +101,10 @@ int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
 enum machine_request {
 	REQUEST_POWEROFF,
 	REQUEST_RESET,
-	REQUEST_EXIT /* arg */
+	REQUEST_EXIT, /* arg */
+	REQUEST_PANIC /* arg: GUEST_* */
 };
+enum { GUEST_PANICKED, GUEST_CRASH_LOADED };
 
 /* Doorbell: writes of any value to [addr, size] add 1 to fd. Set by engine. */
 struct doorbell_sink {

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +40,17 @@ static int set_doorbell(void *sink, uint64_t gpa, unsigned size, int fd,
 		  : hv_doorbell_del(vm->hv, &db, fd);
 }
 
+static void panicked(struct vm *vm, int arg)
+{
+	bool loaded = arg == GUEST_CRASH_LOADED;
+
+	if (vm->guest_event)
+		vm->guest_event(vm->guest_opaque, loaded ? VM_GUEST_CRASH_LOADED
+							 : VM_GUEST_PANICKED);
+	if (!loaded && vm->panic == VM_PANIC_STOP)
+		run_end(vm, VM_STOP_PANICKED, 0, "its kernel has panicked");
+}
+
 static void request(void *sink, enum machine_request what, int arg)
 {
 	struct vm *vm = sink;
@@ -47,6 +59,7 @@ static void request(void *sink, enum machine_request what, int arg)
 	case REQUEST_POWEROFF: run_end(vm, VM_STOP_POWEROFF, 0, NULL); break;
 	case REQUEST_RESET: run_end(vm, VM_STOP_RESET, 0, NULL); break;
 	case REQUEST_EXIT: run_end(vm, VM_STOP_EXIT, arg, NULL); break;
+	case REQUEST_PANIC: panicked(vm, arg); break;
 	}
 }
 
@@ -158,6 +171,9 @@ int vm_create(const struct vm_config *cfg, struct vm **out,
 	pthread_condattr_destroy(&attr);
 	vm->log = cfg->log;
 	vm->log_opaque = cfg->log_opaque;
+	vm->panic = cfg->panic;
+	vm->guest_event = cfg->guest_event;
+	vm->guest_opaque = cfg->guest_opaque;
 	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
@@ -247,6 +263,26 @@ int vm_share_set(struct vm *vm, const char *tag, const char *dir,
 void vm_power_button(struct vm *vm)
 {
 	acpi_pm_power_button(vm->pm);
+}
+
+void vm_generation_id_set(struct vm *vm, const uint8_t id[16])
+{
+	vmgenid_set(vm->vmgenid, id);
+}
+
+int vm_generation_id_new(struct vm *vm)
+{
+	uint8_t id[VMGENID_SIZE];
+
+	if (getrandom(id, sizeof(id), 0) != sizeof(id))
+		return -EIO;
+	vmgenid_set(vm->vmgenid, id);
+	return 0;
+}
+
+void vm_generation_id(struct vm *vm, uint8_t id[16])
+{
+	vmgenid_get(vm->vmgenid, id);
 }
 
 int vm_balloon_set_target(struct vm *vm, uint64_t bytes)

@@ -127,6 +127,9 @@ struct vm_config {
 	struct share_config share[MAX_SHARES];
 	unsigned nshares;
 	struct balloon_config balloon;
+	uint8_t generation[16];
+	bool has_generation; /* it was given */
+	enum vm_panic panic;
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct config_word {
@@ -143,6 +146,8 @@ struct vm_config {
 	} port[VM_PORTS];
 	void (*log)(void *opaque, const char *text);
 	void *log_opaque;
+	void (*guest_event)(void *opaque, enum vm_guest_event event);
+	void *guest_opaque;
 };
 
 /* RAM from 0 to low and from 4 GiB on; one piece of host memory. */
@@ -174,6 +179,7 @@ struct vm {
 	struct dev_env env;	/* (i) */
 	struct dev *devs;	/* (i) last created first */
 	struct dev *pic, *ioapic, *uart, *console, *pm, *fw_cfg; /* (i) */
+	struct dev *vmgenid;					 /* (i) */
 	struct dev *balloon;		/* (i) or NULL */
 	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
@@ -187,11 +193,14 @@ struct vm {
 	vm_output *output[VM_PORTS];	/* (i) */
 	void *output_opaque[VM_PORTS];	/* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];
-	unsigned ncpus;				     /* (i) */
-	bool again;				     /* (i) */
-	void (*log)(void *opaque, const char *text); /* (i) */
-	void *log_opaque;			     /* (i) */
-	int event_fd;				     /* (i) */
+	unsigned ncpus;						  /* (i) */
+	bool again;						  /* (i) */
+	void (*log)(void *opaque, const char *text);		  /* (i) */
+	void *log_opaque;					  /* (i) */
+	enum vm_panic panic;					  /* (i) */
+	void (*guest_event)(void *opaque, enum vm_guest_event e); /* (i) */
+	void *guest_opaque;					  /* (i) */
+	int event_fd;						  /* (i) */
 
 	atomic_bool stopping;
 	pthread_mutex_t lock;

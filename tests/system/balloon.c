@@ -8,70 +8,11 @@
  * process is to be within LEFT MiB of what it was before.  Then the guest is
  * asked for memory by the balloon, and for its statistics.
  */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "husk/vm.h"
-
-enum { TIMEOUT = 300 }; /* seconds that nothing here takes */
-
-static char said[1 << 16];
-static size_t said_len;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void output(void *opaque, const void *data, size_t len)
-{
-	pthread_mutex_lock(&lock);
-	if (len > sizeof(said) - 1 - said_len)
-		len = sizeof(said) - 1 - said_len;
-	memcpy(said + said_len, data, len);
-	said_len += len;
-	pthread_mutex_unlock(&lock);
-}
-
-static void complain(void *opaque, const char *text)
-{
-}
-
-static bool has_said(const char *text)
-{
-	bool found;
-
-	pthread_mutex_lock(&lock);
-	found = strstr(said, text);
-	pthread_mutex_unlock(&lock);
-	return found;
-}
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void fail(const char *what)
-{
-	printf("FAIL: %s\n%s\n", what, said);
-	fflush(stdout);
-	_exit(1);
-}
-
-static void wait_for(const char *text)
-{
-	double end = now() + TIMEOUT;
-
-	while (!has_said(text)) {
-		if (now() > end)
-			fail(text);
-		usleep(20000);
-	}
-}
+#include "api.h"
 
 /* MiB of this process, which is little but the guest. */
 static long rss(void)
@@ -83,16 +24,6 @@ static long rss(void)
 		fail("no /proc/self/statm");
 	fclose(f);
 	return pages * sysconf(_SC_PAGESIZE) >> 20;
-}
-
-static void type(struct vm *vm, const char *text)
-{
-	for (size_t n = strlen(text); n; usleep(10000)) {
-		size_t done = vm_console_write(vm, VM_SERIAL, text, n);
-
-		text += done;
-		n -= done;
-	}
 }
 
 static struct vm_balloon_stats ask(struct vm *vm)
@@ -111,11 +42,8 @@ static void comes_back(struct vm *vm, long used, long left)
 	double start;
 
 	wait_for("READY");
-	if (has_said("OLD")) {
-		puts("SKIP: an old demo guest: tools/make-demo");
-		fflush(stdout);
-		_exit(77);
-	}
+	if (has_said("OLD"))
+		skip("an old demo guest: tools/make-demo");
 	sleep(1);
 	before = rss();
 	type(vm, "go\n");
@@ -176,18 +104,13 @@ static void deflates(struct vm *vm, uint64_t memory)
 
 static void run(const struct vm_config *cfg, long used, long left)
 {
-	struct husk_error err = { 0 };
-	struct vm_stopped st;
-	struct vm *vm;
+	struct vm *vm = start(cfg);
 
-	if (vm_create(cfg, &vm, &err) || vm_start(vm, &err))
-		fail(err.text);
 	comes_back(vm, used, left);
 	deflates(vm, vm_config_memory(cfg));
 	/* All of it works after that, and what was code is not run again. */
 	type(vm, "end\n");
-	if (vm_wait(vm, TIMEOUT * 1000, &st) || st.reason != VM_STOP_POWEROFF ||
-	    !has_said("SAME"))
+	if (wait_end(vm) != VM_STOP_POWEROFF || !has_said("SAME"))
 		fail("the guest does not end well");
 	vm_destroy(vm);
 }
@@ -202,16 +125,7 @@ int main(int argc, char **argv)
 
 	if (!cfg || argc < 2)
 		return 2;
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	snprintf(text, sizeof(text), "%s/vmlinuz", argv[1]);
-	vm_config_set_kernel(cfg, text);
-	if (access(text, R_OK)) {
-		puts("SKIP: no demo guest: ./dev run makes one");
-		return 77;
-	}
-	snprintf(text, sizeof(text), "%s/initrd", argv[1]);
-	vm_config_set_initrd(cfg, text);
-	vm_config_set_engine(cfg, "soft");
+	setup(cfg, argv[1]);
 	snprintf(text, sizeof(text),
 		 "console=ttyS0 quiet husk.run=\""
 		 "mkdir /t; mount -t tmpfs -o size=95%% t /t;"
@@ -226,10 +140,6 @@ int main(int argc, char **argv)
 		 used);
 	vm_config_set_cmdline(cfg, text);
 	vm_config_set_memory(cfg, (uint64_t)memory << 20);
-	vm_config_set_output(cfg, VM_SERIAL, output, NULL);
-	vm_config_set_log(cfg, complain, NULL);
-	if (vm_config_validate(cfg, complain, NULL))
-		return 2;
 	run(cfg, used, left);
 	vm_config_destroy(cfg);
 	puts("ok");

@@ -22,6 +22,31 @@ ends 0 'rdinit=/nowhere root=/dev/nothing panic=-1' --timeout 200
 grep -q 'Kernel panic' "$tmp/out" || fail "no panic"
 echo "ok: panic and reset"
 
+# With a driver for pvpanic it says so, and that is the end; or it goes on.
+for policy in stop go-on; do
+	s=0
+	words=panic=-1
+	guest --panic $policy <<'G' || s=$?
+[ -e /m/pvpanic-mmio.ko ] || echo no driver
+echo c >/proc/sysrq-trigger
+sleep 100
+G
+	if grep -qx 'no driver' "$tmp/out"; then
+		echo "an old demo guest in $demo: pvpanic is not tried"
+		break
+	fi
+	case $policy$s in
+	stop3) grep -q '^husk: the guest died: its kernel has panicked' \
+		"$tmp/out" || fail "pvpanic: no reason" ;;
+	go-on0) ! grep -q '^husk: the guest died' "$tmp/out" ||
+		fail "pvpanic: dead and alive" ;;
+	*) fail "pvpanic, $policy: status $s" ;;
+	esac
+	grep -q 'Kernel panic' "$tmp/out" || fail "pvpanic: no panic"
+done
+words=
+echo "ok: a panic that is told"
+
 # Reset again and again: the second machine ends by the time.
 mkdir -p "$tmp/add"
 head -c 512 /dev/zero >"$tmp/disk"

@@ -28,11 +28,16 @@ static struct bench {
 	struct dev *last;
 } b;
 
-/* The firmware device is the only one that touches memory. */
+/* The page of the generation ID is all the memory there is. */
+static uint8_t memory[VMGENID_SIZE];
+
 int mem_copy_in(struct guest_mem *m, uint64_t gpa, const void *src,
 		uint64_t len)
 {
-	return -14;
+	if (gpa != VMGENID_ADDR || len != sizeof(memory))
+		return -14;
+	memcpy(memory, src, len);
+	return 0;
 }
 
 int mem_copy_out(struct guest_mem *m, uint64_t gpa, void *dst, uint64_t len)
@@ -300,6 +305,64 @@ static void test_power(void **state)
 	assert_int_equal(in(0x60, 1), 0x55);
 }
 
+static void test_generation_id(void **state)
+{
+	struct dev *pm = dev_create(&acpi_pm_class, "pm", &b.env, &wire, NULL);
+	struct vmgenid_arg arg = { { 1, 2, 3 }, acpi_pm_gpe(pm, VMGENID_GPE) };
+	const uint8_t other[VMGENID_SIZE] = { 9, 8, 7 };
+	uint8_t id[VMGENID_SIZE];
+	struct state *s, *r;
+	const void *data;
+	struct dev *d;
+	size_t len;
+
+	d = make(&vmgenid_class, &arg);
+	assert_memory_equal(memory, arg.id, sizeof(memory));
+	out(0x60c, 0xffff, 2);
+	out(0x60e, 1 << VMGENID_GPE, 2);
+	assert_false(b.level);
+	vmgenid_set(d, other);
+	assert_memory_equal(memory, other, sizeof(memory));
+	assert_true(b.level);
+	assert_int_equal(in(0x60c, 2), 1 << VMGENID_GPE);
+	out(0x60c, 1 << VMGENID_GPE, 2);
+	assert_false(b.level);
+	/* Restored, it is shown; a reset does not change it. */
+	s = state_writer(1);
+	vmgenid_class.state(d, s);
+	assert_int_equal(state_finish(s), 0);
+	vmgenid_set(d, arg.id);
+	data = state_data(s, &len);
+	r = state_reader(data, len, 1);
+	vmgenid_class.state(d, r);
+	assert_int_equal(state_finish(r), 0);
+	assert_int_equal(vmgenid_class.check(d), 0);
+	assert_memory_equal(memory, other, sizeof(memory));
+	memset(memory, 0, sizeof(memory));
+	vmgenid_class.reset(d);
+	assert_memory_equal(memory, other, sizeof(memory));
+	vmgenid_get(d, id);
+	assert_memory_equal(id, other, sizeof(id));
+	state_free(s);
+	state_free(r);
+	dev_destroy(pm);
+}
+
+static void test_panic(void **state)
+{
+	make(&pvpanic_class, NULL);
+	assert_int_equal(in(0x505, 1), 3);
+	out(0x505, 4, 1);
+	out(0x505, 0, 1);
+	assert_int_equal(b.requests, 0);
+	out(0x505, 2, 1);
+	assert_int_equal(b.what, REQUEST_PANIC);
+	assert_int_equal(b.arg, GUEST_CRASH_LOADED);
+	out(0x505, 1, 1);
+	assert_int_equal(b.arg, GUEST_PANICKED);
+	assert_int_equal(b.requests, 2);
+}
+
 static void test_pci(void **state)
 {
 	static struct pci_func f;
@@ -331,6 +394,7 @@ static void test_pci(void **state)
 	pci_del(&f);
 }
 
+static const struct vmgenid_arg no_id;
 static const struct {
 	const struct dev_class *class;
 	const void *arg;
@@ -341,6 +405,7 @@ static const struct {
 	{ &i8042_class, NULL },		 { &acpi_pm_class, NULL },
 	{ &debug_exit_class, NULL },	 { &testdev_class, NULL },
 	{ &fw_cfg_class, NULL },	 { &pci_host_class, NULL },
+	{ &vmgenid_class, &no_id },	 { &pvpanic_class, NULL },
 };
 
 static void storm(void)
@@ -403,8 +468,9 @@ static void test_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_pic),   T(test_ioapic), T(test_uart), T(test_time),
-		T(test_power), T(test_pci),    T(test_all),
+		T(test_pic),  T(test_ioapic),	     T(test_uart),
+		T(test_time), T(test_power),	     T(test_pci),
+		T(test_all),  T(test_generation_id), T(test_panic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

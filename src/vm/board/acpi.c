@@ -43,6 +43,9 @@ enum {
 	OP_DWORD = 0x0c,
 	OP_SCOPE = 0x10,
 	OP_BUFFER = 0x11,
+	OP_METHOD = 0x14,
+	OP_DUAL = 0x2e, /* a name of two parts */
+	OP_NOTIFY = 0x86,
 	OP_PACKAGE = 0x12,
 	OP_EXT = 0x5b,
 	OP_DEVICE = 0x82,
@@ -300,16 +303,76 @@ static void isa_device(struct image *m, const char *s, uint16_t id,
 	pkg_end(m, dev);
 }
 
+static void name_string(struct image *m, const char *s, const char *value)
+{
+	name(m, s);
+	put(m, OP_STRING, 1);
+	put_text(m, value);
+	put(m, 0, 1);
+}
+
+/* Its _CID is what systems look for. */
+static void generation_id(struct image *m)
+{
+	size_t dev = device_begin(m, "VGEN"), pkg;
+
+	name_string(m, "_HID", "HUSKVGID");
+	name_string(m, "_CID", "VM_Gen_Counter");
+	name_string(m, "_DDN", "VM_Gen_Counter");
+	name(m, "ADDR");
+	put(m, OP_PACKAGE, 1);
+	pkg = pkg_begin(m);
+	put(m, 2, 1);
+	put(m, OP_DWORD, 1);
+	put(m, VMGENID_ADDR, 4);
+	put(m, OP_DWORD, 1);
+	put(m, 0, 4);
+	pkg_end(m, pkg);
+	pkg_end(m, dev);
+}
+
+static void panic_port(struct image *m)
+{
+	size_t dev = device_begin(m, "PEVT");
+	struct crs c;
+
+	name_string(m, "_HID", "QEMU0001");
+	c = crs_begin(m);
+	res_io(m, PVPANIC_PORT, 1);
+	crs_end(m, c);
+	name_byte(m, "_STA", 0xf);
+	pkg_end(m, dev);
+}
+
+/* What general purpose events, all edges, are about. */
+static void events(struct image *m)
+{
+	size_t scope, method;
+
+	put(m, OP_SCOPE, 1);
+	scope = pkg_begin(m);
+	put_text(m, "\\_GPE");
+	put(m, OP_METHOD, 1);
+	method = pkg_begin(m);
+	put_text(m, "_E05"); /* VMGENID_GPE */
+	put(m, 0, 1);	     /* no arguments */
+	put(m, OP_NOTIFY, 1);
+	put(m, '\\', 1);
+	put(m, OP_DUAL, 1);
+	put_text(m, "_SB_VGEN");
+	put(m, OP_BYTE, 1);
+	put(m, 0x80, 1);
+	pkg_end(m, method);
+	pkg_end(m, scope);
+}
+
 static void processor(struct image *m, unsigned i)
 {
 	static const char hex[] = "0123456789ABCDEF";
 	char s[5] = { 'C', 'P', hex[i >> 4 & 15], hex[i & 15], 0 };
 	size_t dev = device_begin(m, s);
 
-	name(m, "_HID");
-	put(m, OP_STRING, 1);
-	put_text(m, "ACPI0007");
-	put(m, 0, 1);
+	name_string(m, "_HID", "ACPI0007");
 	name_byte(m, "_UID", i);
 	pkg_end(m, dev);
 }
@@ -335,9 +398,12 @@ static size_t dsdt(struct image *m, unsigned ncpus)
 	motherboard(m);
 	isa_device(m, "COM1", 0x0501, 0x3f8, 8, 4);
 	isa_device(m, "RTC_", 0x0b00, 0x70, 2, 8);
+	generation_id(m);
+	panic_port(m);
 	for (unsigned i = 0; i < ncpus; i++)
 		processor(m, i);
 	pkg_end(m, pkg);
+	events(m);
 	table_end(m, at);
 	return at;
 }
@@ -448,6 +514,9 @@ static size_t root(struct image *m, const size_t *table, unsigned n, bool wide)
 	table_end(m, at);
 	return at;
 }
+
+/* The id has a page of its own behind the tables. */
+_Static_assert(VMGENID_ADDR >= TABLES + ROOM, "tables and generation ID");
 
 int acpi_build(struct guest_mem *mem, unsigned ncpus, uint64_t *rsdp)
 {

@@ -251,6 +251,7 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 			       vm->mem.size - vm->mem.low };
 	struct hpet_arg hpet = { .legacy0 = isa(vm, 0), .legacy8 = isa(vm, 8) };
 	struct testdev_arg testdev;
+	struct vmgenid_arg genid;
 	uint32_t ncpus = cfg->cpus;
 	uint64_t ram = vm->mem.size;
 	struct dev *host;
@@ -277,6 +278,11 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	vm->uart = add(vm, &uart16550_class, "com1", &uart, err);
 	vm->fw_cfg = add(vm, &fw_cfg_class, "fw_cfg", NULL, err);
 	if (!vm->pm || !vm->uart || !vm->fw_cfg)
+		goto err;
+	genid.changed = acpi_pm_gpe(vm->pm, VMGENID_GPE);
+	memcpy(genid.id, cfg->generation, sizeof(genid.id));
+	vm->vmgenid = add(vm, &vmgenid_class, "vmgenid", &genid, err);
+	if (!vm->vmgenid || !add(vm, &pvpanic_class, "pvpanic", NULL, err))
 		goto err;
 	uart_on_room(vm->uart, cfg->port[VM_SERIAL].room,
 		     cfg->port[VM_SERIAL].room_opaque);

@@ -131,6 +131,23 @@ void acpi_pm_power_button(struct dev *dev)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+static void set_gpe(void *sink, unsigned gpe, bool level)
+{
+	struct pm *p = sink;
+
+	if (!level)
+		return;
+	pthread_mutex_lock(&p->dev.lock);
+	p->gpe_sts |= (uint16_t)BIT(gpe);
+	update(p);
+	pthread_mutex_unlock(&p->dev.lock);
+}
+
+struct irq acpi_pm_gpe(struct dev *dev, unsigned gpe)
+{
+	return (struct irq){ set_gpe, pm_of(dev), gpe };
+}
+
 static void pm_reset(struct dev *dev)
 {
 	struct pm *p = pm_of(dev);
