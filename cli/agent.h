@@ -53,6 +53,13 @@ int agent_thaw(int fd, unsigned *n, struct husk_error *err);
 /* Until it is set again; also in /etc/hostname. */
 int agent_set_hostname(int fd, const char *name, struct husk_error *err);
 
+/*
+ * An AGENT_EXEC payload: when it returns 0 the command runs, and the
+ * connection carries its streams until AGENT_EXIT.  -ENOENT, -EACCES...: it
+ * could not be run.
+ */
+int agent_exec(int fd, const void *command, size_t len, struct husk_error *err);
+
 /* Lines "key=value": agent, hostname, uptime, kernel, os, boot_id, addresses. */
 int agent_info(int fd, char *text, size_t size, struct husk_error *err);
 

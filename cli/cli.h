@@ -24,6 +24,7 @@ int cmd_console(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
 
 /* "512M", "20G"...: 0 or -EINVAL. */
 int parse_size(const char *text, uint64_t *out);

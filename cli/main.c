@@ -26,6 +26,7 @@ static const struct {
 	{ "list", "the machines, and which of them run", cmd_list },
 	{ "info", "what a machine is and does", cmd_info },
 	{ "console", "attach the terminal to a machine", cmd_console },
+	{ "exec", "run a command in a machine", cmd_exec },
 	{ "disk", "make, measure and check disk images", cmd_disk },
 	{ "doctor", "what this host can run, and why", cmd_doctor },
 };

@@ -23,10 +23,10 @@ _husk() {
 	--reboot) words="exit again" ;;
 	--panic) words="stop go-on" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
-	--cmdline | --cpus | --forward | --memory | --timeout | --disk-size | --user) return ;;
+	--cmdline | --cpus | --env | --wait | --workdir | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
-		start | stop | kill | delete | info | console) words="$(_husk_names) --help" ;;&
+		start | stop | kill | delete | info | console | exec) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --stats --timeout
 			--help" ;;
@@ -38,6 +38,8 @@ _husk() {
 		delete) words="$words --force" ;;
 		info) words="$words --json" ;;
 		list) words="--json --help" ;;
+		exec) words="$words --tty --env --workdir --user --no-stdin
+			--vsock --wait" ;;
 		doctor) words="--json --help" ;;
 		disk) words="create info resize convert compact check --format
 			--base --base-format --cluster --lazy-refcounts --force
@@ -46,7 +48,7 @@ _husk() {
 			return ;;
 		esac
 		[ "$COMP_CWORD" -gt 1 ] || words="run create start stop
-			kill delete list info console disk doctor --help --version" ;;
+			kill delete list info console exec disk doctor --help --version" ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }
