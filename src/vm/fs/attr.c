@@ -10,7 +10,7 @@
  * it, and never has set-user-ID.
  *
  * Device nodes are never made on the host: they are empty files of our user
- * with that attribute and the mode 01000, which nothing else has.
+ * with that attribute and the mode 01600, which nothing else has.
  */
 #include "vm/fs/inside.h"
 
@@ -26,7 +26,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { NODE_MODE = 01000, STAT_LEN = 64 };
+enum { NODE_MODE = 01600, STAT_LEN = 64 };
 
 struct view {
 	uint32_t uid, gid, mode; /* with type */
@@ -141,7 +141,7 @@ int attr_get(struct fs *fs, int fd, struct statx *sx)
 /* Of what lasts on the host when the guest sees this mode. */
 static mode_t host_mode(mode_t mode)
 {
-	return (mode & 0777) | (S_ISDIR(mode) ? 0700 : 0600);
+	return S_ISDIR(mode) ? (mode & 01777) | 0700 : (mode & 0777) | 0600;
 }
 
 static int real_chmod(int fd, mode_t mode)
@@ -154,13 +154,9 @@ static int real_chmod(int fd, mode_t mode)
 
 static int store_node(struct fs *fs, int fd, const struct view *v)
 {
-	int ret = real_chmod(fd, 0600);
+	int ret = save_view(fs, fd, v);
 
-	if (!ret)
-		ret = save_view(fs, fd, v);
-	if (real_chmod(fd, NODE_MODE) && !ret)
-		ret = -errno;
-	return ret;
+	return ret ? ret : real_chmod(fd, NODE_MODE);
 }
 
 /* Mapped: the guest is to see v; sx is the host's own view. */
@@ -339,6 +335,8 @@ static int change_owner(struct fs *fs, struct inode *i, struct statx *seen,
 	}
 	if (a->valid & FATTR_MODE)
 		v.mode = (v.mode & S_IFMT) | (a->mode & 07777);
+	if (i->type == S_IFLNK && a->valid & FATTR_MODE)
+		return -EOPNOTSUPP;
 	ret = fd_stat(i->fd, &sx);
 	if (ret)
 		return ret;
@@ -463,7 +461,7 @@ bool attr_loosen(struct fs *fs, uint64_t id)
 		want = host_mode(sx.stx_mode);
 		seen = sx;
 		attr_view(fs, i->fd, &seen);
-		if ((sx.stx_mode & 0777) != want) {
+		if ((sx.stx_mode & 01777) != want) {
 			struct view v = { .uid = seen.stx_uid,
 					  .gid = seen.stx_gid,
 					  .mode = seen.stx_mode };

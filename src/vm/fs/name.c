@@ -218,7 +218,7 @@ int op_mkdir(struct req *r)
 		return ret;
 	creds_set(r);
 	ret = mkdirat(dir->fd, r->name,
-		      r->fs->mapped ? (mode & 0777) | 0700 : mode & 07777)
+		      r->fs->mapped ? (mode & 01777) | 0700 : mode & 07777)
 		      ? -errno
 		      : 0;
 	creds_reset(r);
