@@ -23,22 +23,18 @@
  * smaller while it still differs, and printed.
  */
 #include <Zydis/Zydis.h>
-#include <asm/prctl.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <ucontext.h>
-#include <unistd.h>
 
 #include "bare.h"
+#include "native.h"
 
 enum {
 	/* Linear, in the guest and here. */
@@ -59,7 +55,7 @@ enum {
 	DATA_GPA = 0x40000,
 	STACK_GPA = 0x50000,
 	TABLE_GPA = 0x54000,
-	XSAVE_SIZE = 832,
+	XSAVE_SIZE = NATIVE_XSAVE,
 	MAX_ITEMS = 200,
 	MAX_LABELS = 32,
 	MAX_EVENTS = 48,
@@ -1075,55 +1071,15 @@ static bool repairs(uint64_t cr2, bool write, bool present)
 
 /* -- on the processor ----------------------------------------------------- */
 
-static enum { IDLE, ENTER, RUNNING } phase;
 static struct result *output;
-static mcontext_t saved;
-static uint8_t saved_fpu[16384];
 static uint8_t *text;
-
-static const int greg[16] = {
-	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
-};
-
-static size_t frame_size(const uint8_t *f)
-{
-	uint32_t magic, size;
-
-	memcpy(&magic, f + 464, 4);
-	memcpy(&size, f + 464 + 16, 4);
-	if (magic != 0x46505853)
-		return 512;
-	return size < sizeof(saved_fpu) ? size : sizeof(saved_fpu);
-}
 
 static void *at(uint32_t linear)
 {
 	return (void *)(uintptr_t)linear;
 }
 
-/*
- * A return into the middle of an instruction may load FS, and nothing here
- * works without it.
- */
-static uint64_t fs_base;
-
-static void fs_get(void)
-{
-	syscall(SYS_arch_prctl, ARCH_GET_FS, &fs_base);
-}
-
-static void fs_put(void)
-{
-	long r;
-
-	__asm__ volatile("syscall"
-			 : "=a"(r)
-			 : "a"(SYS_arch_prctl), "D"(ARCH_SET_FS), "S"(fs_base)
-			 : "rcx", "r11", "memory");
-}
-
-/* And it may not find a way into the kernel. */
+/* It may not find a way into the kernel. */
 static bool may_call(void)
 {
 	for (unsigned k = 0; k + 2 < CODE_SIZE; k++) {
@@ -1137,108 +1093,49 @@ static bool may_call(void)
 	return false;
 }
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+static bool on_stop(struct native *from)
 {
 	static struct state s;
-	ucontext_t *u = context;
-	mcontext_t *m = &u->uc_mcontext;
-	uint8_t *f = (uint8_t *)m->fpregs;
-	size_t n = frame_size(f);
-	uint32_t vector = (uint32_t)m->gregs[REG_TRAPNO];
-	uint32_t error = (uint32_t)m->gregs[REG_ERR];
-	uint64_t cr2 = (uint64_t)m->gregs[REG_CR2];
 	struct event *e;
 
-	/* AC, NT and ID are the last program's here; no signal resets them. */
-	__builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() &
-				       ~0x244000ull);
-	if (phase == RUNNING)
-		fs_put();
-	if (sig == SIGALRM) {
-		if (phase != RUNNING)
-			return;
-		vector = 200; /* does not end */
+	memcpy(s.gpr, from->gpr, sizeof(s.gpr));
+	memcpy(s.fpu, from->fpu, XSAVE_SIZE);
+	s.rip = from->rip;
+	s.rflags = from->rflags;
+	e = event(output, &s);
+	e->kind = from->vector;
+	e->addr = from->vector == 14 ? from->cr2 : 0;
+	if (from->vector == 14 &&
+	    repairs(from->cr2, from->error & 2, from->error & 1) &&
+	    output->n < MAX_EVENTS - 1) {
+		mprotect(at((uint32_t)from->cr2 & ~0xfffu), 4096,
+			 PROT_READ | PROT_WRITE);
+		return true;
 	}
-	switch (phase) {
-	case ENTER:
-		memcpy(&saved, m, sizeof(saved));
-		memcpy(saved_fpu, f, n);
-		for (unsigned k = 0; k < 16; k++)
-			m->gregs[greg[k]] = (greg_t)start.gpr[k];
-		m->gregs[REG_RIP] = (greg_t)start.rip;
-		m->gregs[REG_EFL] = (greg_t)start.rflags;
-		memcpy(f, start.fpu, 464);
-		memcpy(f + 512, start.fpu + 512,
-		       (n < XSAVE_SIZE ? n : XSAVE_SIZE) - 512);
-		phase = RUNNING;
-		return;
-	case RUNNING:
-		for (unsigned k = 0; k < 16; k++)
-			s.gpr[k] = (uint64_t)m->gregs[greg[k]];
-		s.rip = (uint64_t)m->gregs[REG_RIP];
-		s.rflags = (uint64_t)m->gregs[REG_EFL];
-		memset(s.fpu, 0, sizeof(s.fpu));
-		memcpy(s.fpu, f, n < XSAVE_SIZE ? n : XSAVE_SIZE);
-		e = event(output, &s);
-		e->kind = vector;
-		e->addr = vector == 14 ? cr2 : 0;
-		if (vector == 14 && repairs(cr2, error & 2, error & 1) &&
-		    output->n < MAX_EVENTS - 1) {
-			mprotect(at((uint32_t)cr2 & ~0xfffu), 4096,
-				 PROT_READ | PROT_WRITE);
-			return;
-		}
-		output->end = s;
-		memcpy(m->gregs, saved.gregs, sizeof(saved.gregs));
-		m->gregs[REG_RIP] += 2; /* the ud2 */
-		memcpy(f, saved_fpu, n);
-		phase = IDLE;
-		return;
-	default: /* ours, or the engine's */
-		printf("# --seed %" PRIu64 " --first %" PRIu64
-		       ": signal %d at %#llx, address %p\n",
-		       seed, number, sig, m->gregs[REG_RIP], info->si_addr);
-		signal(sig, SIG_DFL);
-	}
+	output->end = s;
+	return false;
 }
 
-static void map_fixed(uint32_t linear, size_t n)
+static void on_lost(int sig, uint64_t rip, const void *address)
 {
-	if (mmap(at(linear), n, PROT_READ | PROT_WRITE,
-		 MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
-		 0) == MAP_FAILED)
-		bare_die("mmap of the sandbox", -errno);
+	printf("# --seed %" PRIu64 " --first %" PRIu64
+	       ": signal %d at %#" PRIx64 ", address %p\n",
+	       seed, number, sig, rip, address);
 }
 
-static void native_start(void)
+static void processor_start(void)
 {
-	static const int sigs[] = { SIGILL, SIGSEGV, SIGBUS,
-				    SIGFPE, SIGTRAP, SIGALRM };
-	struct sigaction sa = { .sa_sigaction = on_signal,
-				.sa_flags =
-					SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-	stack_t st = { .ss_size = 1 << 18 };
-
-	st.ss_sp = mmap(NULL, st.ss_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (st.ss_sp == MAP_FAILED)
-		bare_die("mmap of a stack", -errno);
-	map_fixed(CODE, CODE_SIZE);
-	map_fixed(DATA, DATA_SIZE);
-	map_fixed(STACK, STACK_SIZE);
-	map_fixed(TABLE, 4096);
-	text = mremap(at(CODE), 0, CODE_SIZE, MREMAP_MAYMOVE);
-	if (text == MAP_FAILED ||
-	    mprotect(at(CODE), CODE_SIZE, PROT_READ | PROT_EXEC))
-		bare_die("mmap of the code", -errno);
-	fs_get();
-	sigaltstack(&st, NULL);
-	for (unsigned k = 0; k < sizeof(sigs) / sizeof(sigs[0]); k++)
-		sigaction(sigs[k], &sa, NULL);
+	text = native_map_code(CODE, CODE_SIZE);
+	native_map(DATA, DATA_SIZE);
+	native_map(STACK, STACK_SIZE);
+	native_map(TABLE, 4096);
+	native_start(on_stop, on_lost, false);
 }
 
-static void native_run(struct result *r)
+static void processor_run(struct result *r)
 {
+	static struct native n;
+
 	r->n = 0;
 	r->kicks = 0;
 	memcpy(text, code_in, CODE_SIZE);
@@ -1250,11 +1147,12 @@ static void native_run(struct result *r)
 	mprotect(at(LAZY), 4096, PROT_NONE);
 	mprotect(at(COW), 4096, PROT_READ);
 	mprotect(at(TABLE), 4096, PROT_READ);
+	memcpy(n.gpr, start.gpr, sizeof(n.gpr));
+	memcpy(n.fpu, start.fpu, XSAVE_SIZE);
+	n.rip = start.rip;
+	n.rflags = start.rflags;
 	output = r;
-	phase = ENTER;
-	alarm(10);
-	__asm__ volatile("ud2" ::: "memory");
-	alarm(0);
+	native_run(&n, 10);
 	mprotect(at(DATA), DATA_SIZE, PROT_READ | PROT_WRITE);
 	memcpy(r->data, at(DATA), DATA_SIZE);
 	memcpy(r->stack, at(STACK), STACK_SIZE);
@@ -1505,12 +1403,29 @@ static bool same(const char *what, uint64_t x, uint64_t y, bool show)
 	return x == y;
 }
 
+/*
+ * A program may come into the middle of an instruction, and so to CMPS: which
+ * of its two operands faults first is the processor's choice.
+ */
+static bool at_cmps(uint64_t rip)
+{
+	const uint8_t *p = code_in + (rip - CODE);
+	struct insn in;
+
+	return rip >= CODE && rip < CODE + CODE_SIZE - 16 &&
+	       decode(p, 15, &in) &&
+	       in.i.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+	       (in.i.opcode | 1) == 0xa7;
+}
+
 /* loose: which of two pages faults first is the processor's choice. */
 static bool same_event(const struct event *x, const struct event *y,
 		       bool native, bool show)
 {
 	bool ok = same("kind", x->kind, y->kind, show);
 
+	if (native && at_cmps(x->rip) && x->kind < 32 && y->kind < 32)
+		return same("rip", x->rip, y->rip, show);
 	if (!native || (x->kind == 14 && x->addr >> 47 == 0))
 		ok &= same("address", x->addr, y->addr, show);
 	if (!native)
@@ -1607,7 +1522,7 @@ static bool run_case(bool show)
 	}
 	if (!with_native || prog.devices || prog.segments || may_call())
 		return ok;
-	native_run(&native);
+	processor_run(&native);
 	if (!same_result(&native, &sides[0].r, true, false)) {
 		ok = false;
 		if (show) {
@@ -1741,7 +1656,7 @@ int main(int argc, char **argv)
 	for (unsigned k = 0; k < sizeof(sides) / sizeof(sides[0]); k++)
 		side_start(&sides[k]);
 	if (with_native)
-		native_start();
+		processor_start();
 	if (pthread_create(&t, NULL, kicker, NULL))
 		bare_die("a thread", EAGAIN);
 	for (number = first; number < first + count; number++) {

@@ -22,11 +22,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "bare.h"
+#include "native.h"
 
 enum {
 	/* Linear, in the guest and here: code, hole, two of data, hole. */
@@ -39,9 +38,7 @@ enum {
 	PT = 0x20000,
 	CODE_GPA = 0x30000,
 	DATA_GPA = 0x32000,
-	XSAVE_SIZE = 832,
-	USER32_CS = 0x23, /* Linux', and its data segment */
-	USER_DS = 0x2b,
+	XSAVE_SIZE = NATIVE_XSAVE,
 	SHOW = 3, /* differences per mnemonic in full */
 };
 
@@ -592,110 +589,42 @@ static void random_case(struct insn *in, struct state *s)
 
 /* -- on the processor ----------------------------------------------------- */
 
-static enum { IDLE, ENTER, RUNNING } phase;
-static const struct state *input;
 static struct state *output;
-static mcontext_t saved;
-static uint8_t saved_fpu[16384];
 static uint8_t *text, *data;
 
-static const int greg[16] = {
-	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
-};
-
-/* How much the frame of the kernel holds (struct _fpx_sw_bytes). */
-static size_t frame_size(const uint8_t *f)
+static bool on_stop(struct native *s)
 {
-	uint32_t magic, size;
-
-	memcpy(&magic, f + 464, 4);
-	memcpy(&size, f + 464 + 16, 4);
-	if (magic != 0x46505853)
-		return 512;
-	return size < sizeof(saved_fpu) ? size : sizeof(saved_fpu);
+	memcpy(output->gpr, s->gpr, sizeof(s->gpr));
+	memcpy(output->fpu, s->fpu, XSAVE_SIZE);
+	output->rip = s->rip;
+	output->rflags = s->rflags;
+	output->vector = s->vector;
+	output->error = s->error;
+	output->cr2 = s->cr2;
+	return false;
 }
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+static void processor_start(void)
 {
-	ucontext_t *u = context;
-	mcontext_t *m = &u->uc_mcontext;
-	uint8_t *f = (uint8_t *)m->fpregs;
-	size_t n = frame_size(f);
-
-	switch (phase) {
-	case ENTER:
-		memcpy(&saved, m, sizeof(saved));
-		memcpy(saved_fpu, f, n);
-		for (unsigned k = 0; k < 16; k++)
-			m->gregs[greg[k]] = (greg_t)input->gpr[k];
-		m->gregs[REG_RIP] = (greg_t)input->rip;
-		m->gregs[REG_EFL] = (greg_t)input->rflags;
-		if (mode32)
-			m->gregs[REG_CSGSFS] =
-				(m->gregs[REG_CSGSFS] & ~0xffffll) | USER32_CS;
-		memcpy(f, input->fpu, 464);
-		memcpy(f + 512, input->fpu + 512,
-		       (n < XSAVE_SIZE ? n : XSAVE_SIZE) - 512);
-		phase = RUNNING;
-		return;
-	case RUNNING:
-		for (unsigned k = 0; k < 16; k++)
-			output->gpr[k] = (uint64_t)m->gregs[greg[k]];
-		output->rip = (uint64_t)m->gregs[REG_RIP];
-		output->rflags = (uint64_t)m->gregs[REG_EFL];
-		output->vector = (uint32_t)m->gregs[REG_TRAPNO];
-		output->error = (uint32_t)m->gregs[REG_ERR];
-		output->cr2 = (uint64_t)m->gregs[REG_CR2];
-		memcpy(output->fpu, f, n < XSAVE_SIZE ? n : XSAVE_SIZE);
-		memcpy(m->gregs, saved.gregs, sizeof(saved.gregs));
-		m->gregs[REG_RIP] += 2; /* the ud2 */
-		memcpy(f, saved_fpu, n);
-		phase = IDLE;
-		return;
-	default: signal(sig, SIG_DFL); return;
-	}
+	text = native_map_code(CODE, 4096);
+	data = native_map(DATA, DATA_SIZE);
+	native_start(on_stop, NULL, mode32);
 }
 
-static void native_start(void)
+static void processor_run(const struct insn *in, const struct state *s,
+			  struct state *out)
 {
-	static const int sigs[] = { SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP };
-	struct sigaction sa = { .sa_sigaction = on_signal,
-				.sa_flags =
-					SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-	stack_t st = { .ss_size = 1 << 18 };
+	static struct native n;
 
-	st.ss_sp = mmap(NULL, st.ss_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	text = mmap((void *)(uintptr_t)CODE, 4096, PROT_READ | PROT_WRITE,
-		    MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	data = mmap((void *)(uintptr_t)DATA, DATA_SIZE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	if (st.ss_sp == MAP_FAILED || text == MAP_FAILED || data == MAP_FAILED)
-		bare_die("mmap of the sandbox", -errno);
-	/* The instruction cannot write the code page: a second view does. */
-	text = mremap(text, 0, 4096, MREMAP_MAYMOVE);
-	if (text == MAP_FAILED ||
-	    mprotect((void *)(uintptr_t)CODE, 4096, PROT_READ | PROT_EXEC))
-		bare_die("mmap of the code", -errno);
-	sigaltstack(&st, NULL);
-	/* Null in 64-bit programs, where they do not count. */
-	if (mode32)
-		__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
-	for (unsigned k = 0; k < sizeof(sigs) / sizeof(sigs[0]); k++)
-		sigaction(sigs[k], &sa, NULL);
-}
-
-static void native_run(const struct insn *in, const struct state *s,
-		       struct state *out)
-{
 	memset(text, 0xcc, 4096);
 	memcpy(text + AT, in->bytes, in->i.length);
 	memcpy(data, s->data, DATA_SIZE);
-	input = s;
+	memcpy(n.gpr, s->gpr, sizeof(n.gpr));
+	memcpy(n.fpu, s->fpu, XSAVE_SIZE);
+	n.rip = s->rip;
+	n.rflags = s->rflags;
 	output = out;
-	phase = ENTER;
-	__asm__ volatile("ud2" ::: "memory");
+	native_run(&n, 0);
 	memcpy(out->data, data, DATA_SIZE);
 }
 
@@ -953,6 +882,12 @@ static bool is_maskmov(const struct insn *in)
 	       in->i.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
 }
 
+static bool is_cmps(const struct insn *in)
+{
+	return in->i.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+	       (in->i.opcode | 1) == 0xa7;
+}
+
 /* AddressSanitizer's own memory, which only the bare processor finds. */
 static bool is_sanitizers(uint64_t address)
 {
@@ -994,6 +929,9 @@ static bool compare(const struct insn *in, const struct state *s,
 		return true;
 	/* Whether bytes that the mask leaves out may fault is not defined. */
 	if (a->vector == 14 && is_maskmov(in) && b->vector == 3)
+		return true;
+	/* Which of CMPS's two operands faults first is its choice. */
+	if (a->vector != 3 && b->vector != 3 && is_cmps(in))
 		return true;
 	flags &= ~(uint64_t)undefined_flags(in, s);
 	if (a->vector != b->vector) {
@@ -1135,12 +1073,12 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("# seed %" PRIu64 ", %" PRIu64 " cases from %" PRIu64 "\n", seed,
 	       count, first);
-	signal(SIGALRM, on_alarm);
 	ZydisDecoderInit(&decoder,
 			 mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
 				: ZYDIS_MACHINE_MODE_LONG_64,
 			 mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
-	native_start();
+	processor_start();
+	signal(SIGALRM, on_alarm); /* for the engine, too */
 	guest_start(engine);
 	for (number = first; number < first + count; number++) {
 		rng = seed * 0xd1342543de82ef95 + number * 0xbf58476d1ce4e5b9;
@@ -1154,7 +1092,7 @@ int main(int argc, char **argv)
 		guest_run(&in, &s, &b);
 		if (b.vector == 14 && is_sanitizers(b.cr2))
 			continue;
-		native_run(&in, &s, &a);
+		processor_run(&in, &s, &a);
 		if (mode32) {
 			low_halves(&a);
 			low_halves(&b);

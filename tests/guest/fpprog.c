@@ -18,11 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "bare.h"
+#include "native.h"
 
 enum {
 	/* Linear, in the guest and here: code, hole, two of data, hole. */
@@ -35,7 +34,7 @@ enum {
 	PT = 0x20000,
 	CODE_GPA = 0x30000,
 	DATA_GPA = 0x32000,
-	XSAVE_SIZE = 832,
+	XSAVE_SIZE = NATIVE_XSAVE,
 	MAX_STOPS = 64,
 };
 
@@ -383,35 +382,8 @@ static void first_state(uint64_t gpr[16], uint8_t *fpu)
 
 /* -- on the processor ----------------------------------------------------- */
 
-static enum { IDLE, ENTER, RUNNING } phase;
-static const uint64_t *enter_gpr;
-static const uint8_t *enter_fpu;
 static struct run *into;
-static mcontext_t saved;
-static uint8_t saved_fpu[16384];
 static uint8_t *text, *data;
-
-static const int greg[16] = {
-	REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-	REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
-};
-
-/* How much the frame of the kernel holds (struct _fpx_sw_bytes). */
-static size_t frame_size(const uint8_t *f)
-{
-	uint32_t magic, size;
-
-	memcpy(&magic, f + 464, 4);
-	memcpy(&size, f + 464 + 16, 4);
-	if (magic != 0x46505853)
-		return 512;
-	return size < sizeof(saved_fpu) ? size : sizeof(saved_fpu);
-}
-
-static size_t least(size_t a, size_t b)
-{
-	return a < b ? a : b;
-}
 
 static bool over(const struct run *r)
 {
@@ -420,87 +392,42 @@ static bool over(const struct run *r)
 	return s->vector == 3 || !s->gpr[HV_R12] || r->n == MAX_STOPS;
 }
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+static bool on_stop(struct native *from)
 {
-	ucontext_t *u = context;
-	mcontext_t *m = &u->uc_mcontext;
-	uint8_t *f = (uint8_t *)m->fpregs;
-	size_t n = frame_size(f);
-	struct stop *s;
+	struct stop *s = &into->stop[into->n++];
 
-	switch (phase) {
-	case ENTER:
-		memcpy(&saved, m, sizeof(saved));
-		memcpy(saved_fpu, f, n);
-		for (unsigned k = 0; k < 16; k++)
-			m->gregs[greg[k]] = (greg_t)enter_gpr[k];
-		m->gregs[REG_RIP] = CODE;
-		m->gregs[REG_EFL] = 0x202;
-		memcpy(f, enter_fpu, 464);
-		memcpy(f + 512, enter_fpu + 512, least(n, XSAVE_SIZE) - 512);
-		phase = RUNNING;
-		return;
-	case RUNNING:
-		s = &into->stop[into->n++];
-		for (unsigned k = 0; k < 16; k++)
-			s->gpr[k] = (uint64_t)m->gregs[greg[k]];
-		s->rip = (uint64_t)m->gregs[REG_RIP];
-		s->rflags = (uint64_t)m->gregs[REG_EFL];
-		s->vector = (uint32_t)m->gregs[REG_TRAPNO];
-		s->error = (uint32_t)m->gregs[REG_ERR];
-		s->cr2 = (uint64_t)m->gregs[REG_CR2];
-		memcpy(s->fpu, f, least(n, XSAVE_SIZE));
-		if (!over(into)) {
-			m->gregs[REG_RIP] = m->gregs[REG_R12];
-			return;
-		}
-		memcpy(m->gregs, saved.gregs, sizeof(saved.gregs));
-		m->gregs[REG_RIP] += 2; /* the ud2 */
-		memcpy(f, saved_fpu, n);
-		phase = IDLE;
-		return;
-	default: signal(sig, SIG_DFL); return;
-	}
+	memcpy(s->gpr, from->gpr, sizeof(s->gpr));
+	memcpy(s->fpu, from->fpu, XSAVE_SIZE);
+	s->rip = from->rip;
+	s->rflags = from->rflags;
+	s->vector = from->vector;
+	s->error = from->error;
+	s->cr2 = from->cr2;
+	from->rip = s->gpr[HV_R12];
+	return !over(into);
 }
 
-static void native_start(void)
+static void processor_start(void)
 {
-	static const int sigs[] = { SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP };
-	struct sigaction sa = { .sa_sigaction = on_signal,
-				.sa_flags =
-					SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-	stack_t st = { .ss_size = 1 << 18 };
-
-	st.ss_sp = mmap(NULL, st.ss_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	text = mmap((void *)(uintptr_t)CODE, 4096, PROT_READ | PROT_WRITE,
-		    MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	data = mmap((void *)(uintptr_t)DATA, DATA_SIZE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	if (st.ss_sp == MAP_FAILED || text == MAP_FAILED || data == MAP_FAILED)
-		bare_die("mmap of the sandbox", -errno);
-	/* A program cannot write its code page: a second view does. */
-	text = mremap(text, 0, 4096, MREMAP_MAYMOVE);
-	if (text == MAP_FAILED ||
-	    mprotect((void *)(uintptr_t)CODE, 4096, PROT_READ | PROT_EXEC))
-		bare_die("mmap of the code", -errno);
-	sigaltstack(&st, NULL);
-	for (unsigned k = 0; k < sizeof(sigs) / sizeof(sigs[0]); k++)
-		sigaction(sigs[k], &sa, NULL);
+	text = native_map_code(CODE, 4096);
+	data = native_map(DATA, DATA_SIZE);
+	native_start(on_stop, NULL, false);
 }
 
-static void native_run(const struct program *p, const uint8_t *bytes,
-		       const uint64_t *gpr, const uint8_t *fpu, struct run *r)
+static void processor_run(const struct program *p, const uint8_t *bytes,
+			  const uint64_t *gpr, const uint8_t *fpu,
+			  struct run *r)
 {
+	static struct native n = { .rip = CODE, .rflags = 0x202 };
+
 	memset(text, 0xcc, 4096);
 	memcpy(text, p->code, bare_bytes(p->code, p->end));
 	memcpy(data, bytes, DATA_SIZE);
-	enter_gpr = gpr;
-	enter_fpu = fpu;
+	memcpy(n.gpr, gpr, sizeof(n.gpr));
+	memcpy(n.fpu, fpu, XSAVE_SIZE);
 	into = r;
 	r->n = 0;
-	phase = ENTER;
-	__asm__ volatile("ud2" ::: "memory");
+	native_run(&n, 0);
 	memcpy(r->data, data, DATA_SIZE);
 }
 
@@ -702,7 +629,7 @@ static void run_program(const struct program *p, unsigned rounds)
 		rng = seed * 1000003 + n;
 		fill(bytes);
 		first_state(gpr, fpu);
-		native_run(p, bytes, gpr, fpu, &a);
+		processor_run(p, bytes, gpr, fpu, &a);
 		guest_run(p, bytes, gpr, fpu, &b);
 		if (!same_run(&a, &b)) {
 			printf("# round %u\n", n);
@@ -805,7 +732,7 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("# seed %" PRIu64 "\n", seed);
-	native_start();
+	processor_start();
 	guest_start(engine);
 	for (unsigned n = 0; n < sizeof(programs) / sizeof(programs[0]); n++) {
 		const struct program *p = &programs[n];
