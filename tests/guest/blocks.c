@@ -2,13 +2,15 @@
 /*
  * blocks.c - random programs on each way to run them, and on the processor
  *
- * blocks [--seed S] [--first N] [--count N] [--kick 0|1] [--native 0|1]
+ * blocks [--seed S] [--first N] [--count N] [--blocks N] [--kick 0|1]
+ *        [--native 0|1]
  *
  * A program is a few blocks with jumps in both directions, loops that end,
  * calls and jumps through tables.  What it does most is make flags and use
  * them late: a translator drops flags that it finds dead, and a wrong "dead"
  * is silent.  Its data are pages that are there, come when they are touched,
- * become writable when they are written, are a device, or are not there.
+ * become writable when they are written, are a device, or are not there.  Some
+ * programs write bytes of their own instructions.
  *
  * It runs translated, mixed and interpreted, once more translated while
  * another thread kicks the vCPU and the whole state is taken out and put back
@@ -97,6 +99,9 @@ struct item {
 	bool abs64;
 	bool keep; /* not for reduce() */
 	bool dropped;
+	bool patches; /* writes a byte of the item called patched */
+	uint8_t patched, patched_off;
+	uint32_t at; /* where assemble() put it */
 	int8_t label;
 	uint32_t target; /* of rip */
 };
@@ -106,7 +111,9 @@ struct program {
 	unsigned n;
 	uint64_t label[MAX_LABELS]; /* where assemble() put them */
 	uint32_t start;
+	unsigned blocks;
 	bool devices, segments; /* not for the processor */
+	bool patches;		/* its code is writable, and written */
 	/* Registers with a meaning: never written but by us. */
 	unsigned base[2], index, fuel;
 	bool fuel_jrcxz;
@@ -207,6 +214,7 @@ static bool assemble(struct program *p)
 		for (unsigned k = 0; k < p->n; k++) {
 			struct item *it = &p->item[k];
 
+			it->at = CODE + at;
 			if (!it->n) {
 				p->label[it->label] = CODE + at;
 				continue;
@@ -224,6 +232,9 @@ static bool assemble(struct program *p)
 					memcpy(it->bytes + it->rel, &v,
 					       it->abs64 ? 8 : 4);
 				}
+				if (it->patches)
+					it->target = p->item[it->patched].at +
+						     it->patched_off;
 				if (it->rip) {
 					v = it->target - end;
 					memcpy(it->bytes + it->rip, &v, 4);
@@ -804,10 +815,83 @@ static void add_stack(struct program *p)
 	}
 }
 
+/* movb $imm, a byte of code: of what is chosen when all is there. */
+static void add_patch(struct program *p)
+{
+	struct item *it;
+
+	if (!p->patches)
+		return;
+	it = ADD(p, 0xc6, 0x05, 0, 0, 0, 0, 0);
+	it->rip = 2;
+	it->patches = true;
+}
+
+/* The byte of an item that may become another: of an immediate, or an ALU
+ * operation's opcode.  Flags that are dead before do not become alive by that:
+ * a translator has not kept them.  0: none. */
+static unsigned patchable(const struct program *p, const struct item *it,
+			  uint8_t *value)
+{
+	struct insn in;
+
+	if (!it->n || it->rel || it->patches ||
+	    !decode(it->bytes, it->n, &in) || !operands_fit(p, &in) ||
+	    in.i.raw.imm[0].is_relative)
+		return 0;
+	do
+		*value = (uint8_t)rnd();
+	while (strchr("\x01\x05\x0f\x34\x80\xcd", *value));
+	/* A shift by nothing keeps what flags were. */
+	if (in.i.raw.imm[0].size)
+		return in.i.meta.category == ZYDIS_CATEGORY_SHIFT ||
+				       in.i.meta.category ==
+					       ZYDIS_CATEGORY_ROTATE
+			       ? 0
+			       : in.i.raw.imm[0].offset;
+	if (in.i.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT ||
+	    in.i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    in.i.opcode >= 0x40 || (in.i.opcode & 7) > 3)
+		return 0;
+	*value = (uint8_t)((*value & 0x38) | (in.i.opcode & 7));
+	if ((*value & 0x30) == 0x10) /* ADC, SBB */
+		*value ^= 0x30;
+	return in.i.raw.modrm.offset - 1u;
+}
+
+static void choose_patches(struct program *p)
+{
+	for (unsigned k = 0; k < p->n; k++) {
+		struct item *it = &p->item[k];
+
+		for (unsigned tries = 0; it->patches && tries < 200; tries++) {
+			unsigned to = below(p->n), off;
+
+			/* Mostly what runs next. */
+			if (one_in(2))
+				to = k + 1 + below(4);
+			off = to < p->n ? patchable(p, &p->item[to],
+						    &it->bytes[6])
+					: 0;
+			if (!off)
+				continue;
+			it->patched = (uint8_t)to;
+			it->patched_off = (uint8_t)off;
+			p->item[to].keep = true;
+			break;
+		}
+		if (it->patches && !it->patched_off) {
+			it->patches = false;
+			it->target = DATA;
+		}
+	}
+}
+
 static void add_body(struct program *p, unsigned n)
 {
 	while (n--)
 		switch (below(24)) {
+		case 4: add_patch(p); break;
 		case 0: add_stack(p); break;
 		case 1: add_string(p); break;
 		case 2: add_division(p); break;
@@ -888,6 +972,8 @@ static void make_program(struct program *p)
 	memset(p, 0, sizeof(*p));
 	p->devices = one_in(3);
 	p->segments = one_in(4);
+	p->patches = one_in(3);
+	p->blocks = blocks + functions;
 	p->fuel_jrcxz = one_in(2);
 	p->base[0] = p->base[1] = p->index = p->fuel = HV_RSP;
 	p->fuel = p->fuel_jrcxz ? HV_RCX : free_register(p);
@@ -919,6 +1005,7 @@ static void make_program(struct program *p)
 	}
 	for (unsigned k = 0; k < 256; k++)
 		p->table[k] = (uint8_t)below(blocks + 1);
+	choose_patches(p);
 }
 
 /* -- state ---------------------------------------------------------------- */
@@ -1139,6 +1226,8 @@ static void processor_run(struct result *r)
 	r->n = 0;
 	r->kicks = 0;
 	memcpy(text, code_in, CODE_SIZE);
+	mprotect(at(CODE), CODE_SIZE,
+		 PROT_READ | PROT_EXEC | (prog.patches ? PROT_WRITE : 0));
 	mprotect(at(DATA), DATA_SIZE, PROT_READ | PROT_WRITE);
 	mprotect(at(TABLE), 4096, PROT_READ | PROT_WRITE);
 	memcpy(at(DATA), data_in, DATA_SIZE);
@@ -1243,7 +1332,7 @@ static void tables(struct side *s)
 
 	memset(s->g.mem + PT, 0, 4096);
 	for (unsigned k = 0; k < CODE_SIZE; k += 4096)
-		map(s, CODE + k, (CODE_GPA + k) | 5);
+		map(s, CODE + k, (CODE_GPA + k) | (prog.patches ? 7 : 5));
 	for (unsigned k = 0; k < 3 * 4096; k += 4096)
 		map(s, DATA + k, (DATA_GPA + k) | 7 | nx);
 	map(s, COW, (DATA_GPA + COW - DATA) | 5 | nx);
@@ -1621,7 +1710,7 @@ static uint64_t number_arg(const char *s)
 int main(int argc, char **argv)
 {
 	uint64_t first = 0, count = 3000, differ = 0, events = 0, kicks = 0;
-	uint64_t ends = 0;
+	uint64_t ends = 0, blocks = 0, max_blocks = 0;
 	pthread_t t;
 
 	for (int i = 1; i < argc; i += 2) {
@@ -1635,6 +1724,8 @@ int main(int argc, char **argv)
 			first = number_arg(argv[i + 1]);
 		else if (!strcmp(argv[i], "--count"))
 			count = number_arg(argv[i + 1]);
+		else if (!strcmp(argv[i], "--blocks"))
+			max_blocks = number_arg(argv[i + 1]);
 		else if (!strcmp(argv[i], "--kick"))
 			with_kicks = number_arg(argv[i + 1]);
 		else if (!strcmp(argv[i], "--native"))
@@ -1649,8 +1740,7 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	printf("# seed %" PRIu64 ", %" PRIu64 " programs from %" PRIu64 "\n",
-	       seed, count, first);
+	printf("# seed %" PRIu64 ", from program %" PRIu64 "\n", seed, first);
 	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64,
 			 ZYDIS_STACK_WIDTH_64);
 	for (unsigned k = 0; k < sizeof(sides) / sizeof(sides[0]); k++)
@@ -1659,8 +1749,13 @@ int main(int argc, char **argv)
 		processor_start();
 	if (pthread_create(&t, NULL, kicker, NULL))
 		bare_die("a thread", EAGAIN);
+	if (max_blocks)
+		count = UINT64_MAX - first;
 	for (number = first; number < first + count; number++) {
+		if (max_blocks && blocks >= max_blocks)
+			break;
 		make_case();
+		blocks += prog.blocks;
 		if (run_case(true)) {
 			const struct result *r = &sides[0].r;
 
@@ -1686,7 +1781,8 @@ int main(int argc, char **argv)
 	printf("# %" PRIu64 " came to their end, %" PRIu64
 	       " faults and exits, %" PRIu64 " kicks\n",
 	       ends, events, kicks);
-	printf("%sok 1 - %" PRIu64 " programs, %" PRIu64 " differ\n1..1\n",
-	       differ ? "not " : "", count, differ);
+	printf("%sok 1 - %" PRIu64 " programs, %" PRIu64 " blocks, %" PRIu64
+	       " differ\n1..1\n",
+	       differ ? "not " : "", number - first, blocks, differ);
 	return differ ? 1 : 0;
 }
