@@ -255,6 +255,28 @@ PAYLOAD(aliases, 64,
 	"mov %ecx, 0x1001001\n dec %ecx\n jnz 1b\n"
 	"mov %ebx, %eax\n" SHOW END_OF);
 
+/*
+ * A function runs at eight addresses in turn, each knows where it is, and a
+ * store through a ninth changes it half way.
+ */
+ALIGNED(moved, 64,
+	"xor %ebx, %ebx\n mov $800, %ecx\n"
+	"1: mov %ecx, %esi\n and $7, %esi\n add $16, %esi\n shl $30, %rsi\n"
+	"lea 5f(%rip), %rdi\n add %rdi, %rsi\n call *%rsi\n"
+	"add %eax, %ebx\n cmp $400, %ecx\n jne 2f\n movl $5, 9f + 1(%rip)\n"
+	"2: dec %ecx\n jnz 1b\n mov %ebx, %eax\n" SHOW END_OF ".balign 64\n"
+	"5: lea 5b(%rip), %rax\n sub %rsi, %rax\n jnz 7f\n call 6f\n"
+	"8: lea 7f(%rip), %rdx\n sub $7f - 5b, %rdx\n cmp %rdx, %rsi\n"
+	"jne 7f\n 9: mov $3, %edx\n add %edx, %eax\n ret\n"
+	"6: mov (%rsp), %rax\n sub %rsi, %rax\n sub $8b - 5b, %rax\n ret\n"
+	"7: mov $0x100000, %eax\n ret\n");
+
+static void gigabytes(struct bare *g)
+{
+	for (unsigned n = 16; n < 24; n++)
+		put64(g, BARE_PDPT + 8 * n, BARE_PD0 | 7);
+}
+
 /* The page of a function changes in the tables, told by INVLPG or CR3. */
 PAYLOAD(remap, 64,
 	"xor %ebx, %ebx\n mov $40, %ecx\n"
@@ -540,6 +562,8 @@ static const struct program programs[] = {
 	{ P(ram_end), .setup = beyond, .last = EXIT | HV_EXIT_ERROR },
 	{ P(page_end), .last = FAULT + 14 },
 	{ P(aliases), functions, .n = 1, .value = { 3 * (1 + 819) },
+	  .last = END },
+	{ P(moved), gigabytes, .n = 1, .value = { 401 * 3 + 399 * 5 },
 	  .last = END },
 	{ P(remap), functions, .n = 1, .value = { 99 }, .last = END },
 	{ P(spaces), functions, .n = 1, .value = { 40 * 0x201 }, .last = END },

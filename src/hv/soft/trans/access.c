@@ -62,9 +62,11 @@ void emit_lea(struct tctx *x, const struct tinsn *ti,
 		uint64_t a = ti->rip + ti->d.i.length +
 			     (uint64_t)(disp_of(op) + x->lower);
 
-		e_imm(e, to,
-		      wide && op->mem.base == ZYDIS_REGISTER_RIP ? a
-								 : (uint32_t)a);
+		emit_place(x, to,
+			   wide && op->mem.base == ZYDIS_REGISTER_RIP
+				   ? a
+				   : (uint32_t)a,
+			   RELOC_ADDRESS);
 		return;
 	}
 	if (op->mem.base != ZYDIS_REGISTER_NONE)

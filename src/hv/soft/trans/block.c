@@ -227,10 +227,21 @@ static void liveness(struct tctx *x, uint16_t live)
 
 static void stub_site(struct tctx *x, unsigned site)
 {
+	reloc_add(x, RELOC_STUB, x->e.p);
 	e_gs_imm(&x->e, GS(tr.site), site);
 	e_jmp_to(&x->e, x->t->site[site].type == SITE_INDIRECT
 				? x->t->thunk_indirect
 				: x->t->thunk_site);
+}
+
+/* at may be in the other area than to. */
+static void aim(struct tctx *x, uint8_t *at, const uint8_t *to)
+{
+	const uint8_t *far = x->t->far.start;
+
+	e_aim(at, to);
+	if ((at >= far) != (to >= far))
+		reloc_add(x, RELOC_CROSS, at);
 }
 
 /* The jump at at may be aimed at target's block. */
@@ -261,7 +272,7 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 		flags_save(x);
 	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
 	if (again && !x->e.full)
-		e_aim(at, x->loop);
+		aim(x, at, x->loop);
 	else
 		chain(x, at, target);
 }
@@ -269,7 +280,7 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 static void emit_leaves(struct tctx *x)
 {
 	for (unsigned n = 0; n < x->nleave; n++) {
-		e_aim(x->leave[n].at, x->e.p);
+		aim(x, x->leave[n].at, x->e.p);
 		flags_save(x);
 		chain(x, e_jmp(&x->e), x->leave[n].target);
 	}
@@ -453,7 +464,7 @@ static void emit_misses(struct tctx *x)
 	for (unsigned n = 0; n < x->nmiss; n++) {
 		const struct tinsn *ti = x->miss[n].ti;
 
-		e_aim(x->miss[n].at, x->e.p);
+		aim(x, x->miss[n].at, x->e.p);
 		if (ti->live_in && ti->alone_host)
 			flags_restore(x);
 		e_jmp_to(&x->e, ti->alone);
@@ -502,6 +513,18 @@ static void emit_want(struct tctx *x, uint32_t loaded, enum site_type type)
 	x->t->site[site].resume = e->p;
 }
 
+/* Compare the page's identity with what may be executed there now. */
+static void emit_page_check(struct tctx *x, uint64_t lin, uint64_t gpa,
+			    enum reloc_kind slot)
+{
+	struct emit *e = &x->e;
+
+	emit_place(x, T0, xtab_id(lin, gpa), RELOC_ID);
+	e_gs(e, 1, 0x39, T0,
+	     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(lin)) * 8);
+	reloc_add(x, slot, e->p - 4);
+}
+
 static void emit_head(struct tctx *x)
 {
 	struct tblock *tb = x->tb;
@@ -514,17 +537,13 @@ static void emit_head(struct tctx *x)
 	stub_site(x, here);
 	change_area(x);
 	tb->checked = e->p;
-	e_imm(e, T0, xtab_id(tb->lin, tb->gpa));
-	e_gs(e, 1, 0x39, T0,
-	     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(tb->lin)) * 8);
+	emit_page_check(x, tb->lin, tb->gpa, RELOC_SLOT);
 	cold_add(x, e_jcc(e, CC_NE), here);
 	tb->entry = e->p;
 	if (x->second) {
 		uint64_t lin = (tb->lin | 0xfff) + 1;
 
-		e_imm(e, T0, xtab_id(lin, x->second->gpa));
-		e_gs(e, 1, 0x39, T0,
-		     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(lin)) * 8);
+		emit_page_check(x, lin, x->second->gpa, RELOC_SLOT_2);
 		cold_add(x, e_jcc(e, CC_NE), here);
 	}
 	if (x->vec)
@@ -537,6 +556,18 @@ static void emit_head(struct tctx *x)
 	e4(e, GS(request));
 	e1(e, 0);
 	cold_add(x, e_jcc(e, CC_NE), here);
+}
+
+static void emit_stubs(struct tctx *x)
+{
+	for (unsigned n = 0; n < x->ncold; n++) {
+		struct site *s = &x->t->site[x->cold[n].site];
+
+		if (s->type == SITE_CHAIN)
+			s->resume = x->e.p;
+		aim(x, x->cold[n].at, x->e.p);
+		stub_site(x, x->cold[n].site);
+	}
 }
 
 struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
@@ -564,6 +595,10 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 						      16),
 			     .end = t->near.end };
 	x.other = (struct emit){ .p = t->far.used, .end = t->far.end };
+	tb->near = x.e.p;
+	tb->far = x.other.p;
+	tb->site = t->nsites;
+	tb->reloc = t->nrelocs;
 	goes_on = collect(&x, p);
 	if (!x.n && !second)
 		return NULL;
@@ -581,14 +616,15 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	emit_head(&x);
 	emit_body(&x, goes_on);
 	emit_leaves(&x);
-	for (unsigned n = 0; n < x.ncold; n++) {
-		e_aim(x.cold[n].at, x.e.p);
-		stub_site(&x, x.cold[n].site);
-	}
+	emit_stubs(&x);
 	if (x.e.full || x.other.full) {
 		tb->entry = NULL;
 		return tb;
 	}
+	tb->near_size = (uint32_t)(x.other.p - tb->near);
+	tb->far_size = (uint32_t)(x.e.p - tb->far);
+	tb->nsites = t->nsites - tb->site;
+	tb->nrelocs = t->nrelocs - tb->reloc;
 	t->near.used = x.other.p;
 	t->far.used = x.e.p;
 	return tb;

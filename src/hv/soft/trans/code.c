@@ -190,6 +190,14 @@ static void emit_fpu_load(struct emit *e)
 	e_aim(none, e->p);
 }
 
+static void drop_copies(struct trans *t)
+{
+	t->copies.near.used = t->copies.near.start;
+	t->copies.far.used = t->copies.far.start;
+	t->copies.nsites = MAX_SITES;
+	t->copies.nblocks = MAX_TBLOCKS;
+}
+
 /* T0 is a target that is not in entry T1 of the table: try its neighbour. */
 static void emit_indirect_thunk(struct trans *t, struct emit *e)
 {
@@ -249,8 +257,14 @@ static void emit_thunks(struct trans *t)
 	E(e, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3);
 	t->near.start = t->near.used =
 		t->rw + ALIGN_UP((size_t)(e->p - t->rw), 64);
-	t->near.end = t->far.start = t->far.used = t->rw + NEAR_SIZE;
-	t->far.end = t->rw + CODE_SIZE;
+	t->copies.near.start = t->rw + NEAR_ORIGINALS;
+	t->far.start = t->far.used = t->rw + NEAR_SIZE;
+	t->copies.far.start = t->far.start + FAR_ORIGINALS;
+	t->near.end = t->copies.near.start;
+	t->copies.near.end = t->far.start;
+	t->far.end = t->copies.far.start;
+	t->copies.far.end = t->rw + CODE_SIZE;
+	drop_copies(t);
 	t->enter = (void (*)(struct cpu *, const uint8_t *))(
 		uintptr_t)(enter + t->to_rx);
 }
@@ -279,12 +293,13 @@ int trans_init(struct cpu *c)
 	c->trans = t;
 	t->c = c;
 	t->hot = HOT;
-	t->site = reserve(MAX_SITES * sizeof(*t->site));
+	t->site = reserve(ALL_SITES * sizeof(*t->site));
 	t->insn = reserve(MAX_TINSNS * sizeof(*t->insn));
-	t->block = reserve(MAX_TBLOCKS * sizeof(*t->block));
+	t->block = reserve(ALL_TBLOCKS * sizeof(*t->block));
+	t->reloc = reserve(MAX_RELOCS * sizeof(*t->reloc));
 	t->scratch = reserve(TRANS_INSNS * sizeof(*t->scratch));
 	ret = -ENOMEM;
-	if (t->site && t->insn && t->block && t->scratch)
+	if (t->site && t->insn && t->block && t->reloc && t->scratch)
 		ret = code_memory(t);
 	if (ret) {
 		trans_finish(c);
@@ -310,9 +325,10 @@ void trans_finish(struct cpu *c)
 
 	if (!t)
 		return;
-	release(t->site, MAX_SITES * sizeof(*t->site));
+	release(t->site, ALL_SITES * sizeof(*t->site));
 	release(t->insn, MAX_TINSNS * sizeof(*t->insn));
-	release(t->block, MAX_TBLOCKS * sizeof(*t->block));
+	release(t->block, ALL_TBLOCKS * sizeof(*t->block));
+	release(t->reloc, MAX_RELOCS * sizeof(*t->reloc));
 	release(t->scratch, TRANS_INSNS * sizeof(*t->scratch));
 	if (t->rw) {
 		munmap(t->rw + t->to_rx, CODE_SIZE);
@@ -350,6 +366,11 @@ static unsigned block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
 	return hash_of(gpa ^ lin << 16, key);
 }
 
+static unsigned twin_hash(uint64_t gpa, uint32_t key)
+{
+	return hash_of(gpa, key);
+}
+
 static unsigned page_hash(const struct soft_page *p)
 {
 	return hash_of((uintptr_t)p / sizeof(*p), 0);
@@ -358,12 +379,62 @@ static unsigned page_hash(const struct soft_page *p)
 static void forget_all(struct trans *t)
 {
 	memset(t->hash, 0, sizeof(t->hash));
+	memset(t->twins, 0, sizeof(t->twins));
 	memset(t->by_page, 0, sizeof(t->by_page));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
-	t->nsites = t->ninsns = t->nblocks = 0;
+	t->nsites = t->ninsns = t->nblocks = t->nrelocs = 0;
 	t->near.used = t->near.start;
 	t->far.used = t->far.start;
+	drop_copies(t);
+	t->c->stats.code_flushes++;
+}
+
+static bool is_copy(const struct trans *t, const struct tblock *b)
+{
+	return b >= t->block + MAX_TBLOCKS;
+}
+
+/* A jump that is aimed at a copy is aimed back. */
+static void aim_back(const struct trans *t, uint8_t *at, const uint8_t *to)
+{
+	const struct area *copies = &t->copies.near;
+	const uint8_t *now;
+	int32_t rel;
+
+	memcpy(&rel, at, 4);
+	now = at + 4 + rel;
+	if (now >= copies->start && now < copies->end)
+		e_aim(at, to);
+}
+
+/* Drop what was copied; originals stay. */
+static void forget_copies(struct trans *t)
+{
+	for (unsigned n = 0; n < t->nsites; n++)
+		if (t->site[n].type == SITE_CHAIN)
+			aim_back(t, t->site[n].patch, t->site[n].resume);
+	for (unsigned n = 0; n < t->nblocks; n++)
+		if (t->block[n].dead && t->block[n].entry)
+			aim_back(t, t->block[n].entry + 1, t->block[n].miss);
+	for (unsigned h = 0; h < TB_HASH; h++) {
+		struct tblock **b = &t->hash[h];
+		struct tlink **l = &t->by_page[h];
+
+		while (*b)
+			if (is_copy(t, *b))
+				*b = (*b)->next;
+			else
+				b = &(*b)->next;
+		while (*l)
+			if (is_copy(t, (*l)->block))
+				*l = (*l)->next;
+			else
+				l = &(*l)->next;
+	}
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		itab_clear(t->c, m);
+	drop_copies(t);
 	t->c->stats.code_flushes++;
 }
 
@@ -453,7 +524,18 @@ static bool room(const struct trans *t)
 	return area_room(&t->near) && area_room(&t->far) &&
 	       t->nsites + MAX_COLD + 2 <= MAX_SITES &&
 	       t->ninsns + 2 * TRANS_INSNS <= MAX_TINSNS &&
+	       t->nrelocs + MAX_BLOCK_RELOCS <= MAX_RELOCS &&
 	       t->nblocks < MAX_TBLOCKS;
+}
+
+static bool copy_room(const struct trans *t, const struct tblock *b)
+{
+	const struct area *near = &t->copies.near, *far = &t->copies.far;
+
+	return (size_t)(near->end - near->used) >= b->near_size + 16 &&
+	       (size_t)(far->end - far->used) >= b->far_size &&
+	       t->copies.nsites + b->nsites <= ALL_SITES &&
+	       t->copies.nblocks < ALL_TBLOCKS;
 }
 
 static void enlist(struct trans *t, struct tblock *b)
@@ -467,6 +549,17 @@ static void enlist(struct trans *t, struct tblock *b)
 		b->link[n].next = t->by_page[h];
 		t->by_page[h] = &b->link[n];
 	}
+}
+
+/* One that was translated, not copied: others may be made from it. */
+static void enlist_original(struct trans *t, struct tblock *b)
+{
+	unsigned h = twin_hash(b->gpa, b->key);
+
+	if (b->fixed || !b->entry)
+		return;
+	b->twin = t->twins[h];
+	t->twins[h] = b;
 }
 
 static bool claimed(const struct code_page *p)
@@ -494,8 +587,10 @@ static struct tblock *translate(struct trans *t, uint64_t lin,
 		ready = claimed(p) && claimed(second);
 		if (ready)
 			b = trans_block(t, lin, p, second);
-		if (b)
+		if (b) {
 			enlist(t, b);
+			enlist_original(t, b);
+		}
 		pthread_mutex_unlock(&c->vm->code);
 		if (b)
 			break;
@@ -509,52 +604,98 @@ static struct tblock *translate(struct trans *t, uint64_t lin,
 	return b;
 }
 
-/* Where its instruction goes on is still the page it was. */
-static bool second_same(struct cpu *c, const struct tblock *b)
+/* Where its instruction goes on from lin is the page it was. */
+static bool second_same(struct cpu *c, const struct tblock *b, uint64_t lin)
 {
 	struct code_page p;
 
-	return !b->link[1].page || (code_at(c, (b->lin | 0xfff) + 1, &p) &&
-				    p.page == b->link[1].page);
+	return !b->link[1].page ||
+	       (code_at(c, (lin | 0xfff) + 1, &p) && p.page == b->link[1].page);
+}
+
+/* The same code translated for another address, as ASLR makes them. */
+static struct tblock *find_twin(struct trans *t, uint64_t lin, uint64_t gpa,
+				uint32_t key)
+{
+	struct tblock **at = &t->twins[twin_hash(gpa, key)], *b;
+
+	while ((b = *at)) {
+		if (b->dead)
+			*at = b->twin;
+		else if (b->gpa == gpa && b->key == key &&
+			 trans_copies(b, lin) && second_same(t->c, b, lin))
+			return b;
+		else
+			at = &b->twin;
+	}
+	return NULL;
+}
+
+/* The block for that address; dead ones go: code that changes leaves many. */
+static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
+				uint32_t key)
+{
+	struct tblock **at = &t->hash[block_hash(lin, gpa, key)], *b;
+
+	while ((b = *at)) {
+		if (b->dead)
+			*at = b->next;
+		else if (b->lin == lin && b->gpa == gpa && b->key == key &&
+			 second_same(t->c, b, lin))
+			return b;
+		else
+			at = &b->next;
+	}
+	return NULL;
+}
+
+/*
+ * Has the code run often enough?  What was hot once, under another mode or
+ * before it changed, may not be so again.
+ */
+static bool is_hot(struct trans *t, struct block *cold)
+{
+	if (++cold->heat != t->hot && cold->heat < t->hot * 3 / 2)
+		return false;
+	cold->heat = (uint16_t)t->hot;
+	return true;
 }
 
 /* The block at rip, translated when it is hot; NULL: interpret.  Faults. */
 static struct tblock *find(struct trans *t, uint64_t lin)
 {
 	struct cpu *c = t->c;
-	struct code_page p;
-	struct tblock *b, **at;
-	uint32_t key = trans_key(c);
 	struct block *cold = NULL;
+	struct code_page p;
+	struct tblock *b;
+	uint32_t key = trans_key(c);
 
 	t->cold = NULL;
+	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
+		return NULL;
+	b = find_here(t, lin, p.gpa, key);
+	if (b)
+		return b->entry ? b : NULL;
 	if (t->hot) {
-		/* Decoded anew, it may have been translated before. */
 		cold = cache_find(c);
-		if (cold->heat && cold->heat < t->hot) {
+		/* Decoded anew, it may have been translated before. */
+		if (cold->heat && cold->heat < t->hot - 1) {
 			cold->heat++;
 			t->cold = cold;
 			return NULL;
 		}
 	}
-	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
+	b = find_twin(t, lin, p.gpa, key);
+	if (b) {
+		if (!copy_room(t, b))
+			forget_copies(t);
+		b = trans_copy(t, b, lin);
+		enlist(t, b);
+		return b;
+	}
+	if (cold && !is_hot(t, cold)) {
+		t->cold = cold;
 		return NULL;
-	/* Dead blocks go: code that changes all the time leaves many. */
-	for (at = &t->hash[block_hash(lin, p.gpa, key)]; (b = *at);)
-		if (b->dead)
-			*at = b->next;
-		else if (b->lin == lin && b->gpa == p.gpa && b->key == key &&
-			 second_same(c, b))
-			return b->entry ? b : NULL;
-		else
-			at = &b->next;
-	/* Code that was hot elsewhere may not be so here, in a new process. */
-	if (cold && ++cold->heat != t->hot) {
-		if (cold->heat < 2 * t->hot) {
-			t->cold = cold;
-			return NULL;
-		}
-		cold->heat = (uint16_t)t->hot;
 	}
 	b = translate(t, lin, &p);
 	return b && b->entry ? b : NULL;

@@ -76,10 +76,14 @@ static void push_return(struct tctx *x, struct tinsn *ti)
 	if (!x->wide || ret == (uint64_t)(int64_t)(int32_t)ret) {
 		e_opw_mem(e, x->wide, 0xc7, 0, s.base, s.index, 0, s.disp);
 		e4(e, (uint32_t)ret);
+		if (x->wide)
+			x->tb->fixed = true;
+		else
+			reloc_add(x, RELOC_RETURN, e->p - 4);
 	} else {
 		if (s.index >= 0)
 			e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
-		e_imm(e, T0, ret);
+		emit_place(x, T0, ret, RELOC_ADDRESS);
 		e_op_mem(e, 0x89, T0, T1, -1, 0, s.disp);
 	}
 	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, -x->word);

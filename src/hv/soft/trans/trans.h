@@ -55,7 +55,7 @@ struct site {
 	uint64_t rip;
 	const struct insn *in;
 	struct tblock *block; /* SITE_HERE: whose */
-	uint8_t *resume;      /* where it is written */
+	uint8_t *resume;      /* where it is written; SITE_CHAIN: its stub */
 	uint8_t *patch;	      /* rel32, where it is written */
 	uint8_t type;
 	bool punt;     /* SITE_INSN: this instruction never has host code */
@@ -64,10 +64,31 @@ struct site {
 	int16_t undo;  /* added to rsp if the branch itself must fault */
 };
 
+/*
+ * What in a block's code depends on where the block and its code are, so that
+ * a copy can serve the same page at another address (copy.c).
+ */
+enum reloc_kind {
+	RELOC_ADDRESS, /* imm64: a linear address */
+	RELOC_RETURN,  /* imm32: one of 32-bit code */
+	RELOC_ID,      /* imm64: of xtab_id() */
+	RELOC_SLOT,    /* disp32: of the page's entry in xtab */
+	RELOC_SLOT_2,  /* of the second page's */
+	RELOC_STUB,    /* of stub_site(): number of the site, way to a thunk */
+	RELOC_CROSS    /* rel32 into the other area */
+};
+
+struct reloc {
+	uint32_t at : 27; /* from the beginning of the block's code there */
+	uint32_t kind : 4;
+	uint32_t far : 1;
+};
+
 struct tblock {
 	uint64_t lin, gpa;
 	uint32_t key;
 	struct tblock *next; /* same hash */
+	struct tblock *twin; /* originals with the same hash, without lin */
 	/* By page: the second, when its one instruction crosses into it. */
 	struct tlink {
 		struct tblock *block;
@@ -78,20 +99,31 @@ struct tblock {
 	uint8_t *checked; /* entry from another page */
 	uint8_t *entry;	  /* NULL: not translatable */
 	uint8_t *miss;	  /* stub that looks the block up anew */
+	uint8_t *near, *far;
+	uint32_t near_size, far_size;
+	unsigned site, nsites, reloc, nrelocs;
 	bool dead;
+	bool fixed; /* cannot be copied */
 };
 
 enum {
-	CODE_SIZE = 96 << 20,
-	NEAR_SIZE = 38 << 20,  /* of that, what runs often: see struct area */
+	/* What runs often and what does not (struct area), of both a part for
+	 * what is translated and the rest for copies. */
+	NEAR_ORIGINALS = 28 << 20,
+	NEAR_SIZE = 40 << 20,
+	FAR_ORIGINALS = 40 << 20,
+	CODE_SIZE = NEAR_SIZE + (56 << 20),
 	CODE_ROOM = 128 << 10, /* more than one block can take */
-	MAX_SITES = 3 << 19,
+	MAX_SITES = 5 << 18,
+	ALL_SITES = 7 << 18, /* with those of copies, behind */
 	MAX_TINSNS = 3 << 18,
-	MAX_TBLOCKS = 1 << 18,
+	MAX_TBLOCKS = 3 << 16,
+	ALL_TBLOCKS = 1 << 18,
+	MAX_RELOCS = 1 << 22,
 	TB_HASH_BITS = 17,
 	TB_HASH = 1 << TB_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
-	HOT = 24	  /* runs in the interpreter before translation */
+	HOT = 48	  /* runs in the interpreter before translation */
 };
 
 /*
@@ -110,8 +142,14 @@ struct trans {
 	struct site *site;
 	struct insn *insn;
 	struct tblock *block;
-	unsigned nsites, ninsns, nblocks;
+	struct reloc *reloc;
+	unsigned nsites, ninsns, nblocks, nrelocs;
+	struct {
+		struct area near, far;
+		unsigned nsites, nblocks; /* of all: where the next goes */
+	} copies;
 	struct tblock *hash[TB_HASH];
+	struct tblock *twins[TB_HASH];
 	struct tlink *by_page[TB_HASH];
 	uint32_t itab_key[MMU_COUNT];
 	bool itab_used[MMU_COUNT];
@@ -138,6 +176,16 @@ bool trans_run(struct cpu *c, struct block **cold);
 /* For block.c: */
 unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip);
 struct insn *trans_keep_insn(struct trans *t, const struct insn *in);
+
+/* -- copy.c --------------------------------------------------------------- */
+
+enum { STUB_SITE = 8, STUB_JUMP = 13 }; /* in what stub_site() writes */
+
+/* Can a block from there serve lin too? */
+bool trans_copies(const struct tblock *from, uint64_t lin);
+/* A copy for lin, where the same pages are.  There must be room. */
+struct tblock *trans_copy(struct trans *t, const struct tblock *from,
+			  uint64_t lin);
 
 /* -- block.c -------------------------------------------------------------- */
 
@@ -187,6 +235,7 @@ struct cold {
 };
 
 enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 2 };
+enum { MAX_BLOCK_RELOCS = 3 * MAX_COLD };
 
 /* A conditional exit that saves the flags when it is taken. */
 struct leave {
@@ -238,6 +287,37 @@ static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)
 {
 	x->cold[x->ncold++] = (struct cold){ at, site };
+}
+
+/* at: in the code that was just written */
+static inline void reloc_add(struct tctx *x, enum reloc_kind kind,
+			     const uint8_t *at)
+{
+	struct trans *t = x->t;
+	bool far = at >= t->far.start;
+
+	if (x->e.full || t->nrelocs == MAX_RELOCS) {
+		x->tb->fixed = true;
+		return;
+	}
+	t->reloc[t->nrelocs++] = (struct reloc){
+		.at = (uint32_t)(at - (far ? x->tb->far : x->tb->near)),
+		.kind = kind,
+		.far = far
+	};
+}
+
+/* mov reg, v, which depends on where the block lies */
+static inline void emit_place(struct tctx *x, unsigned reg, uint64_t v,
+			      enum reloc_kind kind)
+{
+	const uint8_t *from = x->e.p;
+
+	e_imm(&x->e, reg, v);
+	if (x->e.p - from == 10)
+		reloc_add(x, kind, x->e.p - 8);
+	else
+		x->tb->fixed = true;
 }
 
 /* The site that interprets this instruction. */
