@@ -12,12 +12,17 @@
  *   full=N    every change that grows the store beyond N bytes is ENOSPC
  *   delay=US  each request takes up to so long, so that they overtake
  *             each other
+ *   log=FILE  the last word: each change is also appended to FILE, a struct
+ *             fault_record and the bytes of a write, so that every moment
+ *             can be made again
  */
 #include "vm/block/store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -33,12 +38,22 @@ struct change {
 	char *old, *new;
 };
 
+enum { RECORD_WRITE = 1, RECORD_ZERO, RECORD_SIZE, RECORD_FLUSH };
+
+/* In a log; the bytes of a write follow. */
+struct fault_record {
+	uint64_t time_ns; /* CLOCK_MONOTONIC, before it was done */
+	uint64_t offset, len;
+	uint64_t kind;
+};
+
 /* (i) set at creation   (l) under lock */
 struct fault {
 	struct store store;
 	struct store *inner;		     /* (i) */
 	uint64_t cut, error, full, delay_us; /* (i) 0: never */
 	uint64_t seed;			     /* (i) */
+	int log;			     /* (i) -1: none */
 	struct pool pool;
 	pthread_mutex_t lock;
 	uint64_t random, count;	     /* (l) */
@@ -139,6 +154,47 @@ static int power_off(struct fault *f)
 	return -EIO;
 }
 
+/* -- the log -------------------------------------------------------------- */
+
+static int write_all(int fd, const void *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0) {
+			data = (const char *)data + n;
+			len -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
+/* req NULL: of the size. */
+static int record(struct fault *f, const struct block_req *req, uint64_t size)
+{
+	struct fault_record r = { .kind = RECORD_SIZE, .offset = size };
+	struct timespec now;
+	int ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	r.time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	if (req) {
+		r.kind = req->op == BLOCK_WRITE	  ? RECORD_WRITE
+			 : req->op == BLOCK_FLUSH ? RECORD_FLUSH
+						  : RECORD_ZERO;
+		r.offset = req->offset;
+		r.len = req->len;
+	}
+	ret = write_all(f->log, &r, sizeof(r));
+	for (unsigned i = 0;
+	     r.kind == RECORD_WRITE && !ret && i < (unsigned)req->iovcnt; i++)
+		ret = write_all(f->log, req->iov[i].iov_base,
+				req->iov[i].iov_len);
+	return ret;
+}
+
 /* -- requests ------------------------------------------------------------- */
 
 static int change_locked(struct fault *f, const struct block_req *req,
@@ -153,6 +209,9 @@ static int change_locked(struct fault *f, const struct block_req *req,
 		return power_off(f);
 	if (f->error && f->count % f->error == 0)
 		return -EIO;
+	ret = f->log >= 0 ? record(f, req, size) : 0;
+	if (ret)
+		return ret;
 	if (req && req->op == BLOCK_FLUSH) {
 		ret = store_flush(f->inner);
 		if (!ret)
@@ -231,6 +290,8 @@ static void finish(struct fault *f)
 {
 	pool_stop(&f->pool);
 	forget(f);
+	if (f->log >= 0)
+		close(f->log);
 	pthread_mutex_destroy(&f->lock);
 	free(f);
 }
@@ -285,6 +346,13 @@ static int parse(struct fault *f, const char *spec)
 		unsigned i = 0;
 		char *end;
 
+		if (!strncmp(spec, "log=", 4)) {
+			f->log = open(spec + 4,
+				      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+				      0600);
+			return f->log < 0 ? -errno : 0;
+		}
+
 		while (i < ARRAY_SIZE(words) &&
 		       strncmp(spec, words[i].name, strlen(words[i].name)))
 			i++;
@@ -303,16 +371,22 @@ struct store *store_fault(struct store *inner, const char *spec,
 			  struct husk_error *err)
 {
 	struct fault *f = calloc(1, sizeof(*f));
+	int ret;
 
 	if (!f) {
 		error_errno(err, -ENOMEM, "fault=%s", spec);
 		goto err_inner;
 	}
-	if (parse(f, spec)) {
-		error_set(err, -EINVAL,
-			  "fault=%s: there are cut=N, seed=N, error=N, full=N "
-			  "and delay=US, joined by +",
-			  spec);
+	f->log = -1;
+	ret = parse(f, spec);
+	if (ret) {
+		if (ret == -EINVAL)
+			error_set(err, ret,
+				  "fault=%s: there are cut=N, seed=N, error=N, "
+				  "full=N, delay=US and log=FILE, joined by +",
+				  spec);
+		else
+			error_errno(err, ret, "fault=%s", spec);
 		goto err_free;
 	}
 	f->store.ops = &fault_ops;
