@@ -122,9 +122,12 @@ static void dial(void)
 		abort();
 	pthread_mutex_lock(&m.dev->lock);
 	c = conn_create(s, fd[0], CONN_HELLO);
-	if (!c || host_watch(s, c))
+	if (c && host_watch(s, c))
 		abort();
-	c->hello = true;
+	if (c)
+		c->hello = true;
+	else
+		close(fd[0]);
 	pthread_mutex_unlock(&m.dev->lock);
 	add_end(fd[1]);
 }

@@ -320,7 +320,8 @@ static void die(struct storm *s, const char *what, const char *why)
 static struct vm_config *make_config(struct storm *s, struct husk_error *err)
 {
 	static const char *const devices[] = { "debug-exit", "pc-testdev",
-					       "virtio-rng", "virtio-rng" };
+					       "virtio-rng", "virtio-rng",
+					       "virtio-vsock" };
 	struct vm_config *cfg = vm_config_create();
 
 	if (!cfg)

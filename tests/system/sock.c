@@ -465,13 +465,18 @@ static int refused(const struct address *to)
 static int cut(const struct address *to)
 {
 	int fd = must_dial(to);
+	ssize_t n;
 	char c;
 
 	ask(fd, 1);
 	answered(fd, 1);
 	puts("open");
 	fflush(stdout);
-	printf("cut %s\n", read(fd, &c, 1) < 0 ? strerror(errno) : "end");
+	put(fd, "k", 1);
+	do
+		n = read(fd, &c, 1);
+	while (n > 0);
+	printf("cut %s\n", n < 0 ? strerror(errno) : "end");
 	return 0;
 }
 

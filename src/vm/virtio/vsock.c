@@ -264,8 +264,7 @@ static void say_shutdown(struct vsock *s, struct conn *c, struct vsock_hdr *h)
 		return;
 	/* The guest may read on as long as it likes, but not for ever. */
 	c->state = CONN_CLOSING;
-	close(c->fd);
-	c->fd = -1;
+	host_drop(s, c);
 	free(c->buf);
 	c->buf = NULL;
 	conn_set_deadline(s, c);

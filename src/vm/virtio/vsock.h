@@ -225,5 +225,7 @@ ssize_t host_recv(struct vsock *s, struct conn *c, const struct iovec *iov,
 /* The guest has shut something down: see c->heard. */
 void host_shutdown(struct vsock *s, struct conn *c);
 int host_watch(struct vsock *s, struct conn *c);
+/* Closes its descriptor, if it has one. */
+void host_drop(struct vsock *s, struct conn *c);
 
 #endif /* VM_VIRTIO_VSOCK_H */

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/timerfd.h>
-#include <unistd.h>
 
 /* -- the table ------------------------------------------------------------ */
 
@@ -97,9 +96,7 @@ static void set_waiting(struct vsock *s, struct conn *c, enum conn_state state)
 
 static void let_go(struct vsock *s, struct conn *c)
 {
-	if (c->fd >= 0)
-		close(c->fd);
-	c->fd = -1;
+	host_drop(s, c);
 	free(c->buf);
 	c->buf = NULL;
 	c->len = 0;

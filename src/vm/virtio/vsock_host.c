@@ -49,6 +49,16 @@ int host_watch(struct vsock *s, struct conn *c)
 	return rewatch(s, c, EPOLL_CTL_ADD);
 }
 
+void host_drop(struct vsock *s, struct conn *c)
+{
+	if (c->fd < 0)
+		return;
+	/* A child of the process may keep it open, and epoll tell of it. */
+	epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->fd, NULL);
+	close(c->fd);
+	c->fd = -1;
+}
+
 static void want_out(struct vsock *s, struct conn *c, bool on)
 {
 	if (c->wants_out == on)
