@@ -123,28 +123,34 @@ class Machine:
     def __init__(self, name, argv, extra=''):
         self.name, self.argv, self.extra = name, argv, extra
 
-    def command(self, kernel, initrd=None, cmdline='', memory=1024):
+    def command(self, kernel, initrd=None, cmdline='', memory=1024,
+                disk=None):
         append = f'console=ttyS0 quiet {self.extra} {cmdline}'
-        return self.argv(kernel, initrd, append, memory)
+        return self.argv(kernel, initrd, append, memory, disk)
 
 
 def husk(name, exe, engine):
-    def argv(kernel, initrd, append, memory):
+    def argv(kernel, initrd, append, memory, disk=None):
         a = [exe, 'run', '--kernel', kernel, '--memory', f'{memory}M',
              '--cmdline', append, '--device', 'debug-exit']
         if engine:
             a += ['--engine', engine]
+        if disk:
+            a += ['--disk', disk]
         return a + (['--initrd', initrd] if initrd else [])
     return Machine(name, argv)
 
 
 def qemu(name, machine, extra='', options=()):
-    def argv(kernel, initrd, append, memory):
+    def argv(kernel, initrd, append, memory, disk=None):
         a = [QEMU, '-machine', machine, '-accel', 'tcg', '-cpu', 'max',
              '-smp', '1', '-m', str(memory), '-nodefaults', '-display',
              'none', '-serial', 'stdio', '-no-reboot', '-device',
              'isa-debug-exit', *options, '-kernel', kernel,
              '-append', append]
+        if disk:
+            a += ['-drive', f'file={disk},if=none,id=d,format=raw',
+                  '-device', 'virtio-blk-pci,drive=d']
         return a + (['-initrd', initrd] if initrd else [])
     return Machine(name, argv, extra)
 
@@ -167,6 +173,10 @@ def tsc_khz():
 # port's interrupt, which programs write by, never comes.
 MICROVM = qemu('microvm', 'microvm,acpi=off',
                f'reboot=t tsc_early_khz={tsc_khz()}')
+
+# With ACPI, so that it has a PCI bus for a disk.
+MICROVM_PCI = qemu('microvm', 'microvm,pcie=on',
+                   f'tsc_early_khz={tsc_khz()}')
 
 
 def arguments(what):
