@@ -9,19 +9,14 @@
  * is looked for is a crash of this process: guest memory has nothing beside
  * it, and translated code that runs off or stores wild ends in a signal.
  */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
-#include "husk/hv.h"
+#include "guest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum {
-	MEM = 1 << 20,
 	GDT = 0x1000,
 	IDT = 0x2000,
 	PLAIN = 0x3000,	 /* handler without an error code */
@@ -36,62 +31,10 @@ enum {
 	DEVICE = 0x30000, /* beyond memory */
 	STACK = 0x40000,
 	CODE_MAX = 0x4000,
-	END_PORT = 0xff,
 	RUNS = 48,
 };
 
-static uint8_t *mem;
-static struct hv_vm *vm;
-static struct hv_vcpu *cpu; /* replaced with the lock held */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct hv_state fresh;
-static _Atomic uint32_t turn; /* odd: guest code runs */
-static bool protected;	      /* meddle() has */
-
-/* Ends what does not end: kicks a vCPU that runs the same input for 2 ms. */
-static void *watchdog(void *arg)
-{
-	struct timespec ms = { 0, 1000000 };
-	uint32_t last = 0;
-
-	for (;;) {
-		uint32_t now = atomic_load(&turn);
-
-		pthread_mutex_lock(&lock);
-		if ((now & 1) && now == last && now == atomic_load(&turn))
-			hv_vcpu_kick(cpu);
-		pthread_mutex_unlock(&lock);
-		last = now;
-		nanosleep(&ms, NULL);
-	}
-	return NULL;
-}
-
-static void create(void)
-{
-	struct hv_config cfg = { .engine = "soft,eager" };
-	pthread_t t;
-
-	/* A gigabyte of nothing on both sides. */
-	mem = mmap(NULL, MEM + (2ul << 30), PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (mem == MAP_FAILED)
-		abort();
-	mem += 1ul << 30;
-	if (mprotect(mem, MEM, PROT_READ | PROT_WRITE) ||
-	    hv_vm_create(&cfg, &vm, NULL) ||
-	    hv_mem_map(vm, 0, MEM, mem, HV_MEM_READ | HV_MEM_WRITE) ||
-	    hv_vcpu_create(vm, 0, &cpu, NULL) ||
-	    hv_vcpu_get(cpu, HV_STATE_ALL, &fresh) ||
-	    pthread_create(&t, NULL, watchdog, NULL))
-		abort();
-	pthread_detach(t);
-}
-
-static void put(unsigned at, uint64_t v)
-{
-	memcpy(mem + at, &v, 8);
-}
+static bool protected; /* meddle() has */
 
 static bool coded(unsigned v)
 {
@@ -108,7 +51,7 @@ static uint32_t entry(unsigned k)
 	if (k >= HOLE && k < HOLE + 0x4000)
 		return 0;
 	if (k >= DEVICE && k < DEVICE + 0x4000)
-		return (k - DEVICE + MEM) | 7;
+		return (k - DEVICE + GUEST_MEM) | 7;
 	return k | (k < PLAIN ? 3 : 7);
 }
 
@@ -131,31 +74,32 @@ static void tables(bool wide)
 	static const uint8_t plain32[] = { 0xff, 4, 0x24, 0xcf };
 	static const uint8_t coded32[] = { 0x83, 0xc4, 4, 0xff, 4, 0x24, 0xcf };
 
-	memset(mem, 0, MEM);
+	memset(mem, 0, GUEST_MEM);
 	memcpy(mem + GDT, gdt, sizeof(gdt));
 	for (unsigned v = 0; v < 256; v++) {
 		uint64_t at = coded(v) ? CODED : PLAIN;
 
-		put(IDT + (wide ? 16 : 8) * v,
-		    at | (wide ? 0x10 : 8) << 16 | (uint64_t)0xee00 << 32);
+		guest_put(IDT + (wide ? 16 : 8) * v,
+			  at | (wide ? 0x10 : 8) << 16 |
+				  (uint64_t)0xee00 << 32);
 	}
 	memcpy(mem + PLAIN, wide ? plain64 : plain32,
 	       wide ? sizeof(plain64) : sizeof(plain32));
 	memcpy(mem + CODED, wide ? coded64 : coded32,
 	       wide ? sizeof(coded64) : sizeof(coded32));
 	for (unsigned k = 0; k < 3; k++)
-		put(PML4 + 0x1000 * k, (PML4 + 0x1000 * (k + 1)) | 7);
-	put(PD32, (PD32 + 0x1000) | 7);
+		guest_put(PML4 + 0x1000 * k, (PML4 + 0x1000 * (k + 1)) | 7);
+	guest_put(PD32, (PD32 + 0x1000) | 7);
 	for (unsigned k = 0; k < 256; k++) {
 		uint32_t e = entry(k << 12);
 
-		put(PML4 + 0x3000 + 8 * k, e);
+		guest_put(PML4 + 0x3000 + 8 * k, e);
 		memcpy(mem + PD32 + 0x1000 + 4 * k, &e, 4);
 	}
 	/* Small tables so that code finds them: rsp0, esp0 and ss0. */
-	put(0x504, STACK + 0x8000);
+	guest_put(0x504, STACK + 0x8000);
 	if (!wide)
-		put(0x508, 0x18);
+		guest_put(0x508, 0x18);
 }
 
 static void seg(struct hv_state *s, int i, uint16_t sel, uint32_t access)
@@ -214,44 +158,6 @@ static void meddle(unsigned what, unsigned n)
 		hv_vcpu_debug(cpu, n % 4 == 2 ? HV_DEBUG_STEP : 0);
 }
 
-/* false: the last instruction is still half done. */
-static bool run(unsigned what)
-{
-	static struct hv_exit exit;
-
-	memset(&exit, 0, sizeof(exit));
-	atomic_fetch_add(&turn, 1);
-	for (unsigned n = 0; n < RUNS; n++) {
-		if (hv_vcpu_run(cpu, &exit) || exit.reason == HV_EXIT_KICKED ||
-		    exit.reason == HV_EXIT_SHUTDOWN ||
-		    exit.reason == HV_EXIT_ERROR ||
-		    (exit.reason == HV_EXIT_PIO && exit.pio.port == END_PORT))
-			break;
-		if (exit.reason == HV_EXIT_MMIO && !exit.mmio.write)
-			exit.mmio.value = 0x1122334455667788 * (uint64_t)n;
-		if (exit.reason == HV_EXIT_PIO && !exit.pio.write)
-			exit.pio.value = n;
-		if (exit.reason == HV_EXIT_MSR)
-			exit.msr.fault = n & 1;
-		meddle(what, n);
-	}
-	atomic_fetch_add(&turn, 1);
-	hv_vcpu_debug(cpu, 0);
-	for (unsigned n = 0; hv_vcpu_complete(cpu, &exit) == 1; n++)
-		if (n == 1000)
-			return false; /* REP OUTS of gigabytes */
-	return true;
-}
-
-static void replace(void)
-{
-	pthread_mutex_lock(&lock);
-	hv_vcpu_destroy(cpu);
-	if (hv_vcpu_create(vm, 0, &cpu, NULL))
-		abort();
-	pthread_mutex_unlock(&lock);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const unsigned near[] = { CODE,	   ALIAS,	 DATA,
@@ -262,8 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 18)
 		return 0;
-	if (!vm)
-		create();
+	guest_create("soft,eager");
 	wide = !(data[0] & 2);
 	tables(wide);
 	s = fresh;
@@ -279,18 +184,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size -= 17;
 	size = size < CODE_MAX - 2 ? size : CODE_MAX - 2;
 	memcpy(mem + CODE, data + 17, size);
-	mem[CODE + size] = 0xe6; /* out %al, $END_PORT */
-	mem[CODE + size + 1] = END_PORT;
-	hv_mem_written(vm, 0, MEM);
+	mem[CODE + size] = 0xe6; /* out %al, $GUEST_END_PORT */
+	mem[CODE + size + 1] = GUEST_END_PORT;
+	hv_mem_written(vm, 0, GUEST_MEM);
 	if (protected)
-		hv_mem_protect(vm, 0, MEM, HV_MEM_READ | HV_MEM_WRITE);
+		hv_mem_protect(vm, 0, GUEST_MEM, HV_MEM_READ | HV_MEM_WRITE);
 	protected = false;
 	if (hv_vcpu_set(cpu, HV_STATE_ALL, &s))
 		abort();
-	if (!run(data[0] >> 2 & 7)) {
-		replace();
+	if (!guest_run(RUNS, meddle, data[0] >> 2 & 7))
 		return 0;
-	}
 	/* What the engine gives it takes back. */
 	if (hv_vcpu_get(cpu, HV_STATE_ALL, &s) ||
 	    hv_vcpu_set(cpu, HV_STATE_ALL, &s))

@@ -6,76 +6,23 @@
  * for single steps; bytes 1 to 16 seed the registers; the rest is code.  The
  * IDT has a handler that returns, so that code goes on after a fault.
  */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
-#include "husk/hv.h"
+#include "guest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum {
-	MEM = 1 << 20,
 	GDT = 0x1000,
 	IDT = 0x2000,
 	HANDLER = 0x3000,
 	PML4 = 0x4000,
 	CODE = 0x8000,
 	STACK = 0x20000,
-	END_PORT = 0xff,
 	RUNS = 64,
 	STEPS = 300
 };
-
-static uint8_t *mem;
-static struct hv_vm *vm;
-static struct hv_vcpu *cpu; /* replaced with the lock held */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct hv_state fresh;
-static _Atomic uint32_t turn; /* odd: guest code runs */
-
-/* Ends what does not end: kicks a vCPU that runs the same input for 2 ms. */
-static void *watchdog(void *arg)
-{
-	struct timespec ms = { 0, 1000000 };
-	uint32_t last = 0;
-
-	for (;;) {
-		uint32_t now = atomic_load(&turn);
-
-		pthread_mutex_lock(&lock);
-		if ((now & 1) && now == last && now == atomic_load(&turn))
-			hv_vcpu_kick(cpu);
-		pthread_mutex_unlock(&lock);
-		last = now;
-		nanosleep(&ms, NULL);
-	}
-	return NULL;
-}
-
-static void create(void)
-{
-	struct hv_config cfg = { .engine = "soft" };
-	pthread_t t;
-
-	mem = mmap(NULL, MEM, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED || hv_vm_create(&cfg, &vm, NULL) ||
-	    hv_mem_map(vm, 0, MEM, mem, HV_MEM_READ | HV_MEM_WRITE) ||
-	    hv_vcpu_create(vm, 0, &cpu, NULL) ||
-	    hv_vcpu_get(cpu, HV_STATE_ALL, &fresh) ||
-	    pthread_create(&t, NULL, watchdog, NULL))
-		abort();
-	pthread_detach(t);
-}
-
-static void put(unsigned at, uint64_t v)
-{
-	memcpy(mem + at, &v, 8);
-}
 
 static void tables(unsigned mode)
 {
@@ -102,11 +49,11 @@ static void tables(unsigned mode)
 		unsigned sel = mode >= 3 ? 0x18 : 0x10;
 
 		if (mode >= 3) {
-			put(IDT + 16 * i,
-			    HANDLER | sel << 16 | (uint64_t)0xee00 << 32);
+			guest_put(IDT + 16 * i,
+				  HANDLER | sel << 16 | (uint64_t)0xee00 << 32);
 		} else if (mode >= 1) {
-			put(IDT + 8 * i,
-			    HANDLER | sel << 16 | (uint64_t)0xee00 << 32);
+			guest_put(IDT + 8 * i,
+				  HANDLER | sel << 16 | (uint64_t)0xee00 << 32);
 		} else {
 			mem[4 * i] = HANDLER & 0xff;
 			mem[4 * i + 1] = HANDLER >> 8;
@@ -118,11 +65,11 @@ static void tables(unsigned mode)
 		memcpy(mem + HANDLER, iret32, sizeof(iret32));
 	else
 		memcpy(mem + HANDLER, iret16, sizeof(iret16));
-	put(PML4, (PML4 + 0x1000) | 7);
-	put(PML4 + 0x1000, (PML4 + 0x2000) | 7);
+	guest_put(PML4, (PML4 + 0x1000) | 7);
+	guest_put(PML4 + 0x1000, (PML4 + 0x2000) | 7);
 	for (unsigned i = 0; i < 4; i++) /* the first 2 MiB four times over */
-		put(PML4 + 0x2000 + 8 * i, 0x87);
-	put(0x504, STACK + 0x8000); /* rsp0, esp0 is at the same place */
+		guest_put(PML4 + 0x2000 + 8 * i, 0x87);
+	guest_put(0x504, STACK + 0x8000); /* rsp0, esp0 is at the same place */
 }
 
 static void seg(struct hv_state *s, int i, uint16_t sel, uint32_t access,
@@ -176,35 +123,6 @@ static void enter(struct hv_state *s, unsigned mode)
 	s->rflags = 2;
 }
 
-/* false: the last instruction is still half done. */
-static bool run(bool steps)
-{
-	static struct hv_exit exit;
-	unsigned max = steps ? STEPS : RUNS;
-
-	memset(&exit, 0, sizeof(exit));
-	hv_vcpu_debug(cpu, steps ? HV_DEBUG_STEP : 0);
-	atomic_fetch_add(&turn, 1);
-	for (unsigned n = 0; n < max; n++) {
-		if (hv_vcpu_run(cpu, &exit) || exit.reason == HV_EXIT_KICKED ||
-		    exit.reason == HV_EXIT_SHUTDOWN ||
-		    exit.reason == HV_EXIT_ERROR ||
-		    (exit.reason == HV_EXIT_PIO && exit.pio.port == END_PORT))
-			break;
-		if (exit.reason == HV_EXIT_MMIO && !exit.mmio.write)
-			exit.mmio.value = 0x1122334455667788 * (uint64_t)n;
-		if (exit.reason == HV_EXIT_PIO && !exit.pio.write)
-			exit.pio.value = n;
-		if (exit.reason == HV_EXIT_MSR)
-			exit.msr.fault = n & 1;
-	}
-	atomic_fetch_add(&turn, 1);
-	for (unsigned n = 0; hv_vcpu_complete(cpu, &exit) == 1; n++)
-		if (n == 1000)
-			return false; /* REP OUTS of gigabytes */
-	return true;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct hv_state s;
@@ -212,8 +130,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 18)
 		return 0;
-	if (!vm)
-		create();
+	guest_create("soft");
 	mode = (data[0] & 0x7f) % 5;
 	tables(mode);
 	s = fresh;
@@ -228,19 +145,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size -= 17;
 	size = size < 0x4000 ? size : 0x4000;
 	memcpy(mem + CODE, data + 17, size);
-	mem[CODE + size] = 0xe6; /* out %al, $END_PORT */
-	mem[CODE + size + 1] = END_PORT;
-	hv_mem_written(vm, 0, MEM);
+	mem[CODE + size] = 0xe6; /* out %al, $GUEST_END_PORT */
+	mem[CODE + size + 1] = GUEST_END_PORT;
+	hv_mem_written(vm, 0, GUEST_MEM);
 	if (hv_vcpu_set(cpu, HV_STATE_ALL, &s))
 		abort();
-	if (!run(data[0] & 0x80)) {
-		pthread_mutex_lock(&lock);
-		hv_vcpu_destroy(cpu);
-		if (hv_vcpu_create(vm, 0, &cpu, NULL))
-			abort();
-		pthread_mutex_unlock(&lock);
+	hv_vcpu_debug(cpu, data[0] & 0x80 ? HV_DEBUG_STEP : 0);
+	if (!guest_run(data[0] & 0x80 ? STEPS : RUNS, NULL, 0))
 		return 0;
-	}
 	if (hv_vcpu_get(cpu, HV_STATE_ALL, &s))
 		abort();
 	/* What the engine gives it takes back. */
