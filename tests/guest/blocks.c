@@ -1322,6 +1322,7 @@ static void side_start(struct side *s)
 	s->first.seg[HV_FS].base = 0x18;
 	s->first.seg[HV_GS].base = (uint64_t)-8;
 	s->first.efer |= 0x800;
+	s->first.cr0 |= 0x40000; /* AM: POPF may set AC */
 	s->first.cr4 |= 0x40000;
 	s->first.xcr0 = 7;
 }

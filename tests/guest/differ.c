@@ -928,7 +928,8 @@ static bool compare(const struct insn *in, const struct state *s,
 	if (a->vector == 14 && b->vector == 14 && is_pusha(in))
 		return true;
 	/* Whether bytes that the mask leaves out may fault is not defined. */
-	if (a->vector == 14 && is_maskmov(in) && b->vector == 3)
+	if ((a->vector == 14 || a->vector == 13) && is_maskmov(in) &&
+	    b->vector == 3)
 		return true;
 	/* Which of CMPS's two operands faults first is its choice. */
 	if (a->vector != 3 && b->vector != 3 && is_cmps(in))
