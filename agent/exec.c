@@ -194,11 +194,11 @@ static int complete(struct command *c)
 	if (ret) { /* an initial RAM disk without a list of users */
 		u->uid = getuid();
 		u->gid = getgid();
-		strcpy(u->name, "root");
-		strcpy(u->home, "/");
+		memcpy(u->name, "root", 5);
+		memcpy(u->home, "/", 2);
 	}
 	if (!*u->shell || access(u->shell, X_OK))
-		strcpy(u->shell, "/bin/sh");
+		memcpy(u->shell, "/bin/sh", 8);
 	c->other_user = u->uid != getuid();
 	if (c->other_user)
 		find_groups(u);

@@ -175,7 +175,7 @@ static int open_unix(const char *path)
 
 	if (strlen(path) >= sizeof(at.sun_path))
 		return -ENAMETOOLONG;
-	strcpy(at.sun_path, path);
+	memcpy(at.sun_path, path, strlen(path) + 1);
 	unlink(path);
 	if (fd < 0 || bind(fd, (void *)&at, sizeof(at)) || listen(fd, 64))
 		return -errno;

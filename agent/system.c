@@ -266,7 +266,7 @@ static struct mounts *list_mounts(void)
 			i++;
 		if (i < m.n)
 			continue;
-		strcpy(m.at[m.n].dir, e->mnt_dir);
+		snprintf(m.at[m.n].dir, sizeof(m.at[0].dir), "%s", e->mnt_dir);
 		m.at[m.n++].dev = st.st_dev;
 	}
 	if (f)

@@ -88,7 +88,7 @@ static int dial(const char *path, struct husk_error *err)
 	if (strlen(path) >= sizeof(to.sun_path))
 		return fail(err, -ENAMETOOLONG,
 			    "socket %.100s...: the path is too long", path);
-	strcpy(to.sun_path, path);
+	memcpy(to.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return fail(err, -errno, "socket: %s", strerror(errno));

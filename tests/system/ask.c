@@ -20,12 +20,14 @@ static int raw(int fd, const char *hex)
 {
 	struct pollfd p = { fd, POLLIN, 0 };
 	unsigned char buf[4096];
-	unsigned byte;
 	size_t len = 0;
 	ssize_t n;
 
-	for (; sscanf(hex, "%2x", &byte) == 1; hex += 2)
-		buf[len++] = (unsigned char)byte;
+	for (; hex[0] && hex[1]; hex += 2) {
+		char two[3] = { hex[0], hex[1] };
+
+		buf[len++] = (unsigned char)strtoul(two, NULL, 16);
+	}
 	if (send(fd, buf, len, MSG_NOSIGNAL) != (ssize_t)len)
 		return -errno;
 	if (poll(&p, 1, 10000) != 1)

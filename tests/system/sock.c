@@ -224,11 +224,13 @@ static bool take_in(struct peer *p)
 			return false;
 		p->what = *(char *)word;
 		p->s.x = 88172645463325252ull;
-		if (p->what == 'd' && n < 16) {
+		if (p->what != 'e' && n < 16) {
 			p->what = 0;
 			return true;
 		}
-		n = recv(p->fd, word, p->what == 'e' ? 1 : 16, MSG_DONTWAIT);
+		if (recv(p->fd, word, p->what == 'e' ? 1 : 16, MSG_DONTWAIT) <
+		    0)
+			return false;
 		p->left = word[1];
 		if (p->what == 'd')
 			return more_out(p);
@@ -358,8 +360,10 @@ static int many(const struct address *to, unsigned n)
 
 static int hold(const struct address *to, unsigned n)
 {
-	int *fd = calloc(n, sizeof(*fd));
+	int *fd = calloc(n + 1, sizeof(*fd));
 
+	if (!fd)
+		die("memory");
 	for (unsigned i = 0; i < n; i++)
 		fd[i] = must_dial(to);
 	for (unsigned i = 0; i < n; i++)

@@ -36,7 +36,9 @@ static void test_reads(void **state)
 		" \"networks\": [{\"kind\": \"unix\", \"path\": \"s,ock\","
 		"  \"listen\": true}, {\"kind\": \"shared\", \"mac\":"
 		"  \"52:54:00:12:34:56\", \"forwards\": [\"2222:22\"]}],"
-		" \"devices\": [\"virtio-rng\"], \"notes\": {\"a\": \"b\"}}",
+		" \"devices\": [\"virtio-rng\","
+		"  \"virtio-vsock,port=5,socketURL=/s,connect\"],"
+		" \"vsock\": [\"/v,cid=9\"], \"notes\": {\"a\": \"b\"}}",
 		&err);
 
 	assert_non_null(cfg);
@@ -56,6 +58,12 @@ static void test_reads(void **state)
 	assert_int_equal(cfg->net[1].nforwards, 1);
 	assert_int_equal(cfg->net[1].mac[5], 0x56);
 	assert_int_equal(cfg->nrngs, 1);
+	assert_true(cfg->vsock.on);
+	assert_int_equal(cfg->vsock.cid, 9);
+	assert_string_equal(cfg->vsock.path, "/v");
+	assert_int_equal(cfg->vsock.nports, 1);
+	assert_int_equal(cfg->vsock.port[0].port, 5);
+	assert_true(cfg->vsock.port[0].to_guest);
 	assert_string_equal(vm_config_note(cfg, "a"), "b");
 	assert_null(vm_config_note(cfg, "b"));
 	vm_config_destroy(cfg);
@@ -78,6 +86,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(vm_config_add_net(cfg, "shared,forward=1:2", &err), 0);
 	assert_int_equal(vm_config_add_net(cfg, "tap=fd:9,queues=2", &err), 0);
 	assert_int_equal(vm_config_add_device(cfg, "virtio-rng", &err), 0);
+	assert_int_equal(vm_config_add_vsock(cfg, "/v/s,cid=9", &err), 0);
 	assert_int_equal(vm_config_set_note(cfg, "who", "me"), 0);
 	assert_int_equal(vm_config_set_note(cfg, "no", "x"), 0);
 	assert_int_equal(vm_config_set_note(cfg, "no", NULL), 0);
@@ -90,6 +99,7 @@ static void test_round_trip(void **state)
 	assert_string_equal(first, second);
 	assert_non_null(strstr(first, "\"path\": \"disk.qcow2\""));
 	assert_non_null(strstr(first, "\"memory\": \"300M\""));
+	assert_string_equal(cfg->vsock.path, again->vsock.path);
 	assert_memory_equal(cfg->net[0].mac, again->net[0].mac, 6);
 	assert_string_equal(cfg->disk[0].path, again->disk[0].path);
 	free(first);
@@ -138,6 +148,14 @@ static void test_errors(void **state)
 		  "x" },
 		{ "{\"devices\": [{}]}", "a list of strings is needed" },
 		{ "{\"devices\": [\"no-such\"]}", "unknown kind" },
+		{ "{\"vsock\": [\"/a,cid=2\"]}", "cid is a number" },
+		{ "{\"vsock\": [\"/a\", \"/b\"]}", "there is one already" },
+		{ "{\"vsock\": [\"\"]}", "PATH is missing" },
+		{ "{\"devices\": [\"virtio-vsock,port=0,socketURL=/a\"]}",
+		  "port=0" },
+		{ "{\"devices\": [\"virtio-vsock,port=5,socketURL=/a\","
+		  " \"virtio-vsock,port=5,socketURL=/b\"]}",
+		  "port 5 is in use by /a" },
 		{ "{\"notes\": {\"a\": 1}}", "\"a\" is not a string" },
 	};
 	struct husk_error err;

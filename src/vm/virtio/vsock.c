@@ -184,7 +184,7 @@ static void got_packet(struct vsock *s, const struct vsock_hdr *h,
 static int take_packet(struct vsock *s, const struct virtq_chain *chain)
 {
 	size_t total = length(chain->readable, chain->nreadable);
-	struct vsock_hdr h;
+	struct vsock_hdr h = { 0 };
 	uint8_t *to = (void *)&h;
 	unsigned n;
 

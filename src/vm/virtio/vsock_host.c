@@ -587,7 +587,7 @@ static int open_door(struct vsock *s, const char *path, uint32_t port,
 	d->port = port;
 	d->next = s->doors;
 	s->doors = d;
-	strcpy(addr.sun_path, path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	d->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (d->fd < 0)
 		return error_errno(err, -errno, "socket %s", path);
