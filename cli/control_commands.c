@@ -135,6 +135,65 @@ static int do_link(struct control_call *call)
 		   : 0;
 }
 
+static int do_devices(struct control_call *call)
+{
+	json_object *list = json_object_new_object();
+	struct vm_device d;
+
+	for (unsigned i = 0; !vm_get_device(call->vm, i, &d); i++)
+		json_object_object_add(list, d.id,
+				       json_object_new_string(d.kind));
+	json_object_object_add(call->reply, "devices", list);
+	return 0;
+}
+
+static int do_balloon(struct control_call *call)
+{
+	struct vm_balloon_stats st;
+	uint64_t target;
+	int ret = 0;
+
+	if (json_object_object_get_ex(call->request, "target", NULL)) {
+		ret = want_size(call, "target", &target);
+		if (ret)
+			return ret;
+		ret = vm_balloon_set_target(call->vm, target);
+	}
+	if (!ret)
+		ret = vm_balloon_stats(call->vm, 0, &st);
+	if (ret)
+		return fail(call, ret,
+			    ret == -ENODEV
+				    ? "there is no balloon"
+				    : "\"target\" is more than the memory");
+	reply_number(call, "target", (int64_t)st.target);
+	reply_number(call, "actual", (int64_t)st.actual);
+	reply_number(call, "inflated", (int64_t)st.inflated);
+	reply_number(call, "reported", (int64_t)st.reported);
+	if (!st.has_guest)
+		return 0;
+	reply_number(call, "guest_free", (int64_t)st.free);
+	reply_number(call, "guest_available", (int64_t)st.available);
+	reply_number(call, "guest_caches", (int64_t)st.caches);
+	reply_number(call, "guest_total", (int64_t)st.total);
+	return 0;
+}
+
+static int do_share(struct control_call *call)
+{
+	json_object *tag, *dir;
+
+	if (!json_object_object_get_ex(call->request, "tag", &tag) ||
+	    !json_object_is_type(tag, json_type_string) ||
+	    !json_object_object_get_ex(call->request, "directory", &dir) ||
+	    (dir && !json_object_is_type(dir, json_type_string)))
+		return fail(call, -EINVAL,
+			    "\"tag\" is a string, and \"directory\" is one or "
+			    "null");
+	return vm_share_set(call->vm, json_object_get_string(tag),
+			    json_object_get_string(dir), &call->err);
+}
+
 static int do_help(struct control_call *call);
 
 /* -- their table ---------------------------------------------------------- */
@@ -149,6 +208,9 @@ static const struct {
 	{ "kill", "end it, as if the power was cut", do_kill },
 	{ "console", "the connection becomes the serial port", do_console },
 	{ "resize-disk", "grow a disk: disk, size", do_resize_disk },
+	{ "devices", "its devices and their kinds", do_devices },
+	{ "balloon", "what the guest has of its memory: target", do_balloon },
+	{ "share", "lead a share elsewhere: tag, directory", do_share },
 	{ "link", "pull a network's cable or put it in: network, up", do_link },
 };
 

@@ -182,6 +182,14 @@ void vm_config_set_log(struct vm_config *cfg,
 		       void (*log)(void *opaque, const char *text),
 		       void *opaque);
 
+/*
+ * Called once when the machine has stopped, for programs without a loop that
+ * could wait for vm_event_fd().  On a thread of the machine; may call
+ * vm_next_event() and must not call vm_stop() or vm_destroy().
+ */
+void vm_config_set_stopped(struct vm_config *cfg, void (*stopped)(void *opaque),
+			   void *opaque);
+
 /* Calls problem (may be NULL) with a sentence for each; returns how many. */
 unsigned vm_config_validate(const struct vm_config *cfg,
 			    void (*problem)(void *opaque, const char *text),
@@ -232,6 +240,16 @@ void vm_destroy(struct vm *vm);
 int vm_start(struct vm *vm, struct husk_error *err); /* once */
 /* As if the power was cut; returns when no vCPU runs. */
 void vm_stop(struct vm *vm);
+/*
+ * Its devices, in the order in which they were made: "disk0" of the kind
+ * "virtio-blk" and so on.  The number in the name of a disk or a network is
+ * that of the functions below.  0, or -ENOENT: there is no such.
+ */
+struct vm_device {
+	char id[32], kind[32];
+};
+int vm_get_device(const struct vm *vm, unsigned index,
+		  struct vm_device *device);
 /* The power button: a guest with ACPI shuts down.  Any thread. */
 void vm_power_button(struct vm *vm);
 /*

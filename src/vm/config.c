@@ -194,6 +194,13 @@ void vm_config_set_log(struct vm_config *cfg,
 	cfg->log_opaque = opaque;
 }
 
+void vm_config_set_stopped(struct vm_config *cfg, void (*stopped)(void *opaque),
+			   void *opaque)
+{
+	cfg->stopped = stopped;
+	cfg->stopped_opaque = opaque;
+}
+
 /* -- devices -------------------------------------------------------------- */
 
 int vm_config_add_device(struct vm_config *cfg, const char *spec,

@@ -174,6 +174,8 @@ int vm_create(const struct vm_config *cfg, struct vm **out,
 	vm->panic = cfg->panic;
 	vm->guest_event = cfg->guest_event;
 	vm->guest_opaque = cfg->guest_opaque;
+	vm->stopped = cfg->stopped;
+	vm->stopped_opaque = cfg->stopped_opaque;
 	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
@@ -258,6 +260,25 @@ int vm_share_set(struct vm *vm, const char *tag, const char *dir,
 		if (!strcmp(vm->share_tag[i], tag))
 			return virtio_fs_swap(vm->share[i], dir, err);
 	return error_set(err, -ENOENT, "there is no share %s", tag);
+}
+
+int vm_get_device(const struct vm *vm, unsigned index, struct vm_device *device)
+{
+	unsigned n = 0;
+
+	/* The list begins with the last. */
+	for (struct dev *d = vm->devs; d; d = d->next)
+		n++;
+	if (index >= n)
+		return -ENOENT;
+	for (struct dev *d = vm->devs; d; d = d->next) {
+		if (--n != index)
+			continue;
+		snprintf(device->id, sizeof(device->id), "%s", d->id);
+		snprintf(device->kind, sizeof(device->kind), "%s",
+			 d->class->name);
+	}
+	return 0;
 }
 
 void vm_power_button(struct vm *vm)

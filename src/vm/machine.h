@@ -148,6 +148,8 @@ struct vm_config {
 	void *log_opaque;
 	void (*guest_event)(void *opaque, enum vm_guest_event event);
 	void *guest_opaque;
+	void (*stopped)(void *opaque);
+	void *stopped_opaque;
 };
 
 /* RAM from 0 to low and from 4 GiB on; one piece of host memory. */
@@ -200,6 +202,8 @@ struct vm {
 	enum vm_panic panic;					  /* (i) */
 	void (*guest_event)(void *opaque, enum vm_guest_event e); /* (i) */
 	void *guest_opaque;					  /* (i) */
+	void (*stopped)(void *opaque);				  /* (i) */
+	void *stopped_opaque;					  /* (i) */
 	int event_fd;						  /* (i) */
 
 	atomic_bool stopping;

@@ -19,18 +19,26 @@
 
 /* -- the end -------------------------------------------------------------- */
 
-/* With vm->lock held. */
+/* Nothing runs any more, or ever did. */
 static void announce(struct vm *vm)
 {
 	uint64_t one = 1;
+	bool was;
 
-	if (vm->has_stopped)
-		return;
+	pthread_mutex_lock(&vm->lock);
+	was = vm->has_stopped;
 	vm->has_stopped = true;
+	pthread_mutex_unlock(&vm->lock);
+	if (was)
+		return;
+	if (vm->stopped)
+		vm->stopped(vm->stopped_opaque);
 	/* Cannot fail: the counter of the eventfd is zero. */
 	if (write(vm->event_fd, &one, sizeof(one)) < 0)
 		errno = 0;
+	pthread_mutex_lock(&vm->lock);
 	pthread_cond_broadcast(&vm->ended);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 void run_end(struct vm *vm, enum vm_stop_reason reason, int code,
@@ -217,6 +225,7 @@ static void *vcpu_main(void *arg)
 	struct vcpu *cpu = arg;
 	struct vm *vm = cpu->vm;
 	char name[16];
+	bool last;
 	int ret;
 
 	snprintf(name, sizeof(name), "vcpu%u", hv_vcpu_id(cpu->hv));
@@ -234,9 +243,10 @@ static void *vcpu_main(void *arg)
 	}
 
 	pthread_mutex_lock(&vm->lock);
-	if (--vm->running == 0)
-		announce(vm);
+	last = --vm->running == 0;
 	pthread_mutex_unlock(&vm->lock);
+	if (last)
+		announce(vm);
 	return NULL;
 }
 
@@ -281,9 +291,7 @@ void run_failed(struct vm *vm, const char *text)
 	run_end(vm, VM_STOP_ERROR, 0, text);
 	run_join(vm);
 	/* Without a vCPU thread there is none to announce it. */
-	pthread_mutex_lock(&vm->lock);
 	announce(vm);
-	pthread_mutex_unlock(&vm->lock);
 }
 
 void run_join(struct vm *vm)

@@ -84,10 +84,15 @@ assert "stop" in ask('{"command": "help"}')["commands"]
 for bad in ("", "x", "[]", "{}", '{"command": 1}', '{"command": "no"}', "\0",
             '{"command": "resize-disk"}',
             '{"command": "resize-disk", "disk": 9, "size": "1G"}',
-            '{"command": "link", "network": 7, "up": true}'):
+            '{"command": "link", "network": 7, "up": true}',
+            '{"command": "share"}',
+            '{"command": "share", "tag": "no", "directory": null}',
+            '{"command": "balloon", "target": "1T"}'):
     r = ask(bad)
     assert not r["ok"] and r["error"], (bad, r)
 assert ask('{"command": "resize-disk", "disk": 0, "size": "80M"}')["ok"]
+assert ask('{"command": "devices"}')["devices"]["disk0"] == "virtio-blk"
+assert ask('{"command": "balloon", "target": "200M"}')["target"] == 200 << 20
 # One that never ends its line is dropped; the others go on.
 t = socket.socket(socket.AF_UNIX)
 t.connect(path)

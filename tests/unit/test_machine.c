@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 
 #include "husk/vm.h"
 #include "vm/machine.h"
@@ -245,12 +246,115 @@ static void discarded_code_is_gone(void **state)
 	unlink(path);
 }
 
+static void count_stop(void *opaque)
+{
+	__atomic_add_fetch((unsigned *)opaque, 1, __ATOMIC_SEQ_CST);
+}
+
+static bool has_device(struct vm *vm, const char *id, const char *kind)
+{
+	struct vm_device d;
+
+	for (unsigned i = 0; !vm_get_device(vm, i, &d); i++)
+		if (!strcmp(d.id, id))
+			return !strcmp(d.kind, kind);
+	return false;
+}
+
+/* One of each kind, with paths of its own. */
+static struct vm_config *full_config(const char *kernel, const char *dir,
+				     unsigned n, unsigned *stops)
+{
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+	char text[128];
+	int fd;
+
+	vm_config_set_kernel(cfg, kernel);
+	vm_config_set_engine(cfg, "soft");
+	vm_config_set_cpus(cfg, 2);
+	vm_config_set_memory(cfg, 16 << 20);
+	vm_config_set_stopped(cfg, count_stop, stops);
+	snprintf(text, sizeof(text), "%s/disk%u", dir, n);
+	fd = open(text, O_CREAT | O_RDWR, 0600);
+	assert_true(fd >= 0 && !ftruncate(fd, 1 << 20));
+	close(fd);
+	assert_int_equal(vm_config_add_disk(cfg, text, false), 0);
+	assert_int_equal(vm_config_add_net(cfg, "shared", &err), 0);
+	assert_int_equal(vm_config_add_net(cfg, "null", &err), 0);
+	assert_int_equal(vm_config_add_device(cfg, "virtio-rng", &err), 0);
+	assert_int_equal(vm_config_add_device(cfg, "debug-exit", &err), 0);
+	assert_int_equal(vm_config_add_device(cfg, "pc-testdev", &err), 0);
+	assert_int_equal(
+		vm_config_add_device(cfg, "virtio-balloon,target=8M", &err), 0);
+	snprintf(text, sizeof(text), "%s:data", dir);
+	assert_int_equal(vm_config_add_share(cfg, text, &err), 0);
+	snprintf(text, sizeof(text), "%s/vsock%u", dir, n);
+	assert_int_equal(vm_config_add_vsock(cfg, text, &err), 0);
+	return cfg;
+}
+
+/* Two machines with all devices in one process, by the same JSON document. */
+static void two_full_machines(void **state)
+{
+	char kernel[] = "/tmp/husk-test-XXXXXX", dir[] = "/tmp/husk-XXXXXX";
+	struct husk_error err = { 0 };
+	struct vm_stopped st;
+	unsigned stops = 0;
+	struct vm *vm[2];
+	char path[64];
+
+	write_kernel(kernel);
+	assert_non_null(mkdtemp(dir));
+	for (unsigned n = 0; n < 2; n++) {
+		struct vm_config *cfg = full_config(kernel, dir, n, &stops);
+		struct vm_config *again;
+		char *text = vm_config_to_json(cfg, dir);
+
+		assert_int_equal(vm_config_from_json(text, strlen(text), dir,
+						     &again, &err),
+				 0);
+		vm_config_set_stopped(again, count_stop, &stops);
+		assert_int_equal(vm_config_validate(again, NULL, NULL), 0);
+		if (vm_create(again, &vm[n], &err))
+			fail_msg("%s", err.text);
+		free(text);
+		vm_config_destroy(cfg);
+		vm_config_destroy(again);
+	}
+	for (unsigned n = 0; n < 2; n++) {
+		assert_int_equal(vm_start(vm[n], &err), 0);
+		assert_true(has_device(vm[n], "disk0", "virtio-blk"));
+		assert_true(has_device(vm[n], "net1", "virtio-net"));
+		assert_int_equal(vm_net_count(vm[n]), 2);
+		assert_int_equal(vm_net_set_link(vm[n], 1, false), 0);
+		assert_int_equal(vm_disk_grow(vm[n], 0, 2 << 20, &err), 0);
+		assert_int_equal(vm_share_set(vm[n], "data", "/tmp", &err), 0);
+		assert_int_equal(vm_balloon_set_target(vm[n], 4 << 20), 0);
+	}
+	usleep(100000);
+	vm_stop(vm[0]);
+	assert_int_equal(__atomic_load_n(&stops, __ATOMIC_SEQ_CST), 1);
+	assert_int_equal(vm_next_event(vm[0], &st), 1);
+	assert_int_equal(vm_next_event(vm[1], &st), 0);
+	vm_destroy(vm[0]);
+	vm_destroy(vm[1]);
+	assert_int_equal(__atomic_load_n(&stops, __ATOMIC_SEQ_CST), 2);
+	for (unsigned n = 0; n < 2; n++) {
+		snprintf(path, sizeof(path), "%s/disk%u", dir, n);
+		unlink(path);
+	}
+	assert_int_equal(rmdir(dir), 0); /* no socket is left */
+	unlink(kernel);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(disk_is_locked_and_grows),
 		cmocka_unit_test(test_no_thread),
 		cmocka_unit_test(test_linux32),
+		cmocka_unit_test(two_full_machines),
 		cmocka_unit_test(discarded_code_is_gone),
 	};
 
