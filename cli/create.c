@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "boot.h"
 #include "cli.h"
 #include "image.h"
 #include "setup.h"
@@ -197,10 +198,7 @@ static int set_boot(struct place *p, struct vm_config *cfg)
 		ret = EXIT_FAULT;
 	if (!ret)
 		ret = place_file(p, "initrd", path);
-	if (!ret &&
-	    (vm_config_set_initrd(cfg, path) ||
-	     vm_config_set_cmdline(cfg, "root=/dev/vda console=ttyS0 quiet "
-					"systemd.show_status=yes")))
+	if (!ret && vm_config_set_initrd(cfg, path))
 		ret = EXIT_FAULT;
 	return ret;
 }
@@ -223,8 +221,12 @@ static int from_image(struct place *p, const struct create *c,
 	how.size = c->disk_size ? c->disk_size : IMAGE_DISK;
 	if (!ret && vm_disk_create(path, &how, &err))
 		ret = failed(&err);
-	if (!ret && (vm_config_add_disk(cfg, path, false) ||
-		     vm_config_set_note(cfg, "image", c->from)))
+	if (!ret &&
+	    (vm_config_add_disk(cfg, path, false) ||
+	     vm_config_set_note(cfg, "image", c->from) ||
+	     vm_config_set_note(cfg, "boot", "disk") ||
+	     vm_config_set_cmdline(cfg, "root=/dev/vda console=ttyS0 quiet "
+					"systemd.show_status=yes")))
 		ret = EXIT_FAULT;
 	vm_config_set_memory(cfg, IMAGE_MEMORY);
 	vm_config_set_cpus(cfg, IMAGE_CPUS);
@@ -265,21 +267,44 @@ static void problem(void *opaque, const char *text)
 	complain("%s", text);
 }
 
+/* A kernel that was not named is the one on the disk. */
+static int find_kernel(struct place *p, const struct create *c,
+		       struct vm_config *cfg)
+{
+	struct husk_error err = { 0 };
+	unsigned partition = 0;
+	char cmdline[80];
+
+	if (machine_option_given(&c->machine, 'k'))
+		return 0;
+	if (boot_from_disk(p, cfg, &partition, &err)) {
+		complain("%s; a disk cannot boot by itself yet: give --kernel, "
+			 "and --initrd and --cmdline where they are needed",
+			 err.text);
+		return EXIT_USAGE;
+	}
+	if (partition) {
+		snprintf(cmdline, sizeof(cmdline),
+			 "console=ttyS0 root=/dev/vda%u rw", partition);
+		vm_config_set_cmdline(cfg, cmdline);
+	}
+	if (vm_config_set_note(cfg, "boot", "disk"))
+		return EXIT_FAULT;
+	return set_boot(p, cfg);
+}
+
 static int configure(struct place *p, const struct create *c,
 		     struct vm_config *cfg)
 {
 	bool known = image_is_known(c->from);
 	int ret;
 
-	if (!known && !machine_option_given(&c->machine, 'k')) {
-		complain("a disk cannot boot by itself yet: give --kernel, and "
-			 "--initrd and --cmdline where they are needed");
-		return EXIT_USAGE;
-	}
 	vm_config_set_memory(cfg, 512u << 20);
 	vm_config_set_reboot(cfg, VM_REBOOT_AGAIN);
 	vm_config_set_cmdline(cfg, "console=ttyS0 root=/dev/vda rw");
 	ret = known ? from_image(p, c, cfg) : from_file(p, c, cfg);
+	if (!ret && !known)
+		ret = find_kernel(p, c, cfg);
 	if (!ret)
 		ret = machine_options_apply(&c->machine, cfg, true);
 	if (!ret)

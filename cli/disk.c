@@ -21,6 +21,7 @@ static const char help[] =
 	"       husk disk convert FROM TO [--format F] [--from-format F]\n"
 	"                        [--snapshot NAME] [--cluster SIZE] [--force]\n"
 	"       husk disk compact FILE [--format F]\n"
+	"       husk disk extract FILE PATH TO [--format F]\n"
 	"       husk disk check FILE [--format F] [--repair] [--json]\n"
 	"\n"
 	"Formats are raw and qcow2.  Without --format the suffix .qcow2 says so, and\n"
@@ -203,6 +204,16 @@ static int convert(const struct options *o)
 	return ret ? failed(&err) : 0;
 }
 
+static int extract(const struct options *o)
+{
+	struct husk_error err = { 0 };
+
+	return vm_disk_extract(o->argv[0], o->format, o->argv[1], o->argv[2],
+			       NULL, &err)
+		       ? failed(&err)
+		       : 0;
+}
+
 static int compact(const struct options *o)
 {
 	struct bar bar = { .what = "compacting", .go_on = go_on };
@@ -268,7 +279,8 @@ static const struct {
 } commands[] = {
 	{ "create", create, 1, 2 },   { "info", info, 1, 1 },
 	{ "resize", resize, 2, 2 },   { "convert", convert, 2, 2 },
-	{ "compact", compact, 1, 1 }, { "check", check, 1, 1 },
+	{ "extract", extract, 3, 3 }, { "compact", compact, 1, 1 },
+	{ "check", check, 1, 1 },
 };
 
 static int parse(struct options *o, int argc, char **argv)

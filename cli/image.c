@@ -28,11 +28,12 @@
 
 enum { KEY_SIZE = 64, LOOK_MS = 500 };
 
+/* agent and service "": none */
 struct image {
 	bool cloud_init;
 	bool (*stop)(void);
-	char script[PATH_SIZE], agent[PATH_SIZE]; /* agent "": none */
-	char top[PATH_SIZE - 2 * KEY_SIZE - 16];  /* of all images */
+	char script[PATH_SIZE], agent[PATH_SIZE], service[PATH_SIZE];
+	char top[PATH_SIZE - 2 * KEY_SIZE - 16]; /* of all images */
 	char key[KEY_SIZE];
 	char work[PATH_SIZE]; /* where it is made */
 	char log[PATH_SIZE];
@@ -98,6 +99,9 @@ static int find_parts(struct image *m)
 	static const char *const agents[] = { "../agent/husk-agent",
 					      "../libexec/husk/husk-agent",
 					      NULL };
+	static const char *const services[] = {
+		"husk-agent.service", "../share/husk/husk-agent.service", NULL
+	};
 	const char *mirror = getenv("HUSK_DEBIAN_MIRROR");
 	uint64_t sum = 0xcbf29ce484222325;
 	int ret;
@@ -106,9 +110,14 @@ static int find_parts(struct image *m)
 		complain("image-debian is not installed beside this command");
 		return EXIT_FAULT;
 	}
-	beside(m->agent, sizeof(m->agent), agents);
+	if (!beside(m->agent, sizeof(m->agent), agents) ||
+	    !beside(m->service, sizeof(m->service), services))
+		*m->agent = 0;
 	sum = add_file(sum, m->script);
-	sum = add_file(sum, m->agent);
+	if (*m->agent) {
+		sum = add_file(sum, m->agent);
+		sum = add_file(sum, m->service);
+	}
 	if (mirror)
 		sum = add_bytes(sum, mirror, strlen(mirror));
 	snprintf(m->key, sizeof(m->key), "debian-12%s-%016" PRIx64,
@@ -205,8 +214,10 @@ static _Noreturn void run_script(const struct image *m, int steps)
 	dup2(log, 2);
 	/* mmdebstrap runs sh with its own, which may have one digit only. */
 	close_range(4, ~0u, 0);
-	if (*m->agent)
+	if (*m->agent) {
 		setenv("HUSK_AGENT", m->agent, 1);
+		setenv("HUSK_AGENT_SERVICE", m->service, 1);
+	}
 	execv("/bin/sh", (char *const *)words);
 	_exit(127);
 }

@@ -12,6 +12,7 @@
 #include <sys/pidfd.h>
 #include <unistd.h>
 
+#include "agent.h"
 #include "cli.h"
 #include "control.h"
 #include "options.h"
@@ -38,7 +39,7 @@ static const char help_delete[] =
 	"  --force               end it first when it runs\n"
 	"  --help                print the options\n";
 
-enum { KILL_MS = 5000, REPLY_MS = 3000, LOOK_MS = 20 };
+enum { AGENT_MS = 1000, KILL_MS = 5000, REPLY_MS = 3000, LOOK_MS = 20 };
 
 static void sleep_ms(long ms)
 {
@@ -110,13 +111,28 @@ struct options {
 	bool force;
 };
 
+/* By the agent where there is one: a power button may lead to nothing. */
+static bool ask_agent(struct place *p)
+{
+	char path[PATH_SIZE + 8];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/vsock", p->run);
+	fd = agent_open(path, AGENT_MS, NULL);
+	if (fd < 0)
+		return false;
+	ret = agent_shutdown(fd, AGENT_POWEROFF, NULL);
+	close(fd);
+	return !ret;
+}
+
 static int do_stop(struct place *p, const struct options *o)
 {
 	if (!place_owner(p)) {
 		complain("%s: is not running", p->name);
 		return 0;
 	}
-	if (ask(p, "stop")) {
+	if (!ask_agent(p) && ask(p, "stop")) {
 		complain("%s: its control socket does not answer", p->name);
 		return o->force ? do_kill(p) : EXIT_FAULT;
 	}

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "boot.h"
 #include "control.h"
 #include "options.h"
 
@@ -54,8 +55,10 @@ static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
 	struct control control = { .listener = -1 };
 	int ret = place_announce(p);
 
-	if (!ret)
+	if (!ret) {
+		boot_refresh(p, cfg);
 		ret = add_vsock(p, cfg);
+	}
 	if (!ret)
 		ret = control_open(&control, s, p->run, console_log);
 	if (!ret) {

@@ -41,7 +41,7 @@ _husk() {
 		exec) words="$words --tty --env --workdir --user --no-stdin
 			--vsock --wait" ;;
 		doctor) words="--json --help" ;;
-		disk) words="create info resize convert compact check --format
+		disk) words="create info resize convert extract compact check --format
 			--base --base-format --cluster --lazy-refcounts --force
 			--shrink --from-format --snapshot --repair --json --help"
 			mapfile -t COMPREPLY < <(compgen -f -W "$words" -- "$cur")

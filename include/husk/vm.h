@@ -422,6 +422,17 @@ int vm_disk_compact(const char *path, const char *format,
 		    vm_disk_progress *progress, void *opaque,
 		    struct husk_error *err);
 
+/*
+ * Copies a file out of the ext4 file system of an image that no machine uses
+ * to a file of the host, which is replaced as a whole.  The file system fills
+ * the disk or is in a partition of a GPT: *partition (may be NULL) is its
+ * number, 0 for the disk.  -ENOENT: there is no such file; -EUCLEAN: the file
+ * system was not unmounted; -EFBIG: more than 256 MiB.
+ */
+int vm_disk_extract(const char *path, const char *format, const char *file,
+		    const char *to, unsigned *partition,
+		    struct husk_error *err);
+
 struct vm_disk_check {
 	uint64_t errors;   /* contradictions in the image */
 	uint64_t leaks;	   /* clusters that nothing uses: only lost space */

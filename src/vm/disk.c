@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "husk/vm.h"
 #include "vm/block/qcow2.h"
+#include "vm/ext4.h"
 
 enum { CHUNK = 2 << 20, GRAIN = 64 << 10 };
 
@@ -531,4 +532,86 @@ int vm_disk_compact(const char *path, const char *format,
 	}
 	block_close(b);
 	return ret;
+}
+
+/* -- files in a file system ----------------------------------------------- */
+
+enum { MAX_EXTRACT = 256 << 20 };
+
+static int read_disk(void *opaque, uint64_t offset, void *buf, size_t len)
+{
+	struct block *b = opaque;
+	uint64_t skip = offset % b->sector, left = len;
+	uint8_t *bounce = malloc(b->sector);
+	uint8_t *to = buf;
+	int ret = bounce ? 0 : -ENOMEM;
+
+	/* Whole sectors at once, the ends of others by way of a buffer. */
+	while (!ret && left) {
+		uint64_t n = left - left % b->sector;
+
+		if (skip || !n) {
+			n = MIN(left, b->sector - skip);
+			ret = block_read(b, offset - skip, bounce, b->sector);
+			if (!ret)
+				memcpy(to, bounce + skip, n);
+			skip = 0;
+		} else {
+			ret = block_read(b, offset, to, n);
+		}
+		to += n;
+		offset += n;
+		left -= n;
+	}
+	free(bounce);
+	return ret;
+}
+
+static int put_file(void *opaque, const void *data, size_t len)
+{
+	return fwrite(data, 1, len, opaque) == len ? 0 : -errno;
+}
+
+static int extract(struct block *b, const char *file, const char *to,
+		   unsigned *partition, struct husk_error *err)
+{
+	struct ext4_disk disk = { read_disk, b, b->size };
+	char *temporary;
+	FILE *f = NULL;
+	int fd, ret;
+
+	if (asprintf(&temporary, "%s.XXXXXX", to) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	fd = mkostemp(temporary, O_CLOEXEC);
+	if (fd >= 0)
+		f = fdopen(fd, "w");
+	ret = f ? ext4_read_file(&disk, file, MAX_EXTRACT, put_file, f,
+				 partition, err)
+		: error_errno(err, -errno, "%s", temporary);
+	if (f && fclose(f) && !ret)
+		ret = error_errno(err, -errno, "%s", to);
+	if (!ret && rename(temporary, to))
+		ret = error_errno(err, -errno, "%s", to);
+	if (ret && fd >= 0)
+		unlink(temporary);
+	free(temporary);
+	return ret;
+}
+
+int vm_disk_extract(const char *path, const char *format, const char *file,
+		    const char *to, unsigned *partition, struct husk_error *err)
+{
+	struct block_config cfg = { .path = path,
+				    .format = format,
+				    .readonly = true };
+	struct block *b = block_open_config(&cfg, err);
+	struct husk_error why = { 0 };
+	int ret;
+
+	if (!b)
+		return err && err->code ? err->code : -EIO;
+	ret = extract(b, file, to, partition, &why);
+	block_close(b);
+	return ret ? error_set(err, ret, "%s in %s: %s", file, path, why.text)
+		   : 0;
 }

@@ -127,6 +127,46 @@ grep -aq 'start number 3' out && grep -aq 'cpus 2' out || fail "run one"
 grep -q '"cpus": 1' data/husk/one/vm.json || fail "the definition changed"
 echo "ok: run NAME"
 
+# A disk with its kernel on it, in a partition, needs no other.
+mkdir root/boot
+cp "$demo/vmlinuz" "$demo/initrd" root/boot
+ln -s boot/vmlinuz root/vmlinuz
+ln -s /boot/initrd root/initrd.img
+mke2fs -q -F -t ext4 -d root boot.raw 32M >/dev/null 2>&1 || fail "mke2fs"
+python3 - <<'P'
+import struct, uuid
+fs = open("boot.raw", "rb").read()
+mib = 1 << 20
+disk = bytearray(2 * mib + len(fs))
+end = len(disk) // 512
+table = (uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4").bytes_le +
+         uuid.uuid4().bytes_le +
+         struct.pack("<QQQ", 2048, 2048 + len(fs) // 512 - 1, 0)).ljust(128 * 128, b"\0")
+import zlib
+def head(me, other, tab):
+    h = b"EFI PART" + struct.pack("<IIIIQQQQ", 0x10000, 92, 0, 0, me, other, 34, end - 34)
+    h += bytes(16) + struct.pack("<QIII", tab, 128, 128, zlib.crc32(table))
+    return h[:16] + struct.pack("<I", zlib.crc32(h)) + h[20:]
+disk[446:510] = bytes([0, 0, 2, 0, 0xee, 255, 255, 255]) + struct.pack("<II", 1, end - 1) + bytes(48)
+disk[510:512] = b"\x55\xaa"
+disk[512:604] = head(1, end - 1, 2)
+disk[1024:1024 + len(table)] = table
+disk[-512:-420] = head(end - 1, 1, end - 33)
+disk[-33 * 512:-512] = table
+disk[mib:mib + len(fs)] = fs
+open("gpt.raw", "wb").write(disk)
+P
+"$husk" create two --from gpt.raw --engine soft --memory 256M >out 2>&1 || fail "create from a disk with a kernel"
+grep -q 'root=/dev/vda1' data/husk/two/vm.json || fail "not the partition"
+cmp data/husk/two/vmlinuz "$demo/vmlinuz" || fail "another kernel"
+rm data/husk/two/initrd data/husk/two/vmlinuz
+echo 'sync; umount /; poweroff -f' >words
+timeout 100 "$husk" run two <words >out 2>&1 || fail "run two: $?"
+grep -aq 'start number 1' out || fail "run two"
+[ -e data/husk/two/vmlinuz ] || fail "the kernel was not taken from the disk"
+"$husk" delete two || fail "delete"
+echo "ok: a kernel on the disk"
+
 # Two starts at the same time: one wins.  kill -9 leaves nothing behind.
 for i in 1 2 3 4; do
 	("$husk" start one >/dev/null 2>&1 && echo won >>wins || :) &
