@@ -4,8 +4,8 @@
  *
  * A block is straight-line code inside one guest page (its last instruction
  * may run into the next), decoded once.  Blocks are found by guest-physical
- * address and mode, with a small table by linear address in front that is
- * good until the next TLB flush.  Nothing is freed singly: a block whose page
+ * address and mode, with a table by linear address in front, whose entries
+ * count while the TLB says that the page is the same.  Nothing is freed singly: a block whose page
  * changed fails block_valid() and is decoded anew; when the arena is full all
  * blocks are dropped.
  */
@@ -21,12 +21,11 @@ enum {
 		48 << 20, /* bytes per vCPU, reserved; a boot uses 25 MiB */
 	HASH_BITS = 17,
 	HASH_SIZE = 1 << HASH_BITS,
-	FRONT_SIZE = 1 << 12,
+	FRONT_SIZE = 1 << 16,
 };
 
 struct front {
-	uint64_t lin, gen;
-	uint32_t key;
+	uint64_t lin;
 	struct block *block;
 };
 
@@ -234,6 +233,30 @@ static bool goes_on(struct cpu *c, uint64_t lin, const struct block *b)
 			       next.page == b->page[1]);
 }
 
+static struct front *front_of(const struct cpu *c, uint64_t lin)
+{
+	return &c->cache->front[(lin ^ (lin >> 16)) & (FRONT_SIZE - 1)];
+}
+
+/* Of a block that crosses, more has to be looked at. */
+static struct block *front_find(const struct cpu *c, uint64_t lin)
+{
+	const struct front *f = front_of(c, lin);
+	struct block *b = f->block;
+
+	if (f->lin != lin || !b || b->key != c->mode_key || b->page[1] ||
+	    b->gpa >> XTAB_GPA_BITS)
+		return NULL;
+	if (c->xtab[c->mmu][xtab_slot(lin)] != xtab_id(lin, b->gpa))
+		return NULL;
+	return block_valid(b) ? b : NULL;
+}
+
+struct block *cache_known(struct cpu *c)
+{
+	return c->mode == MODE_64 ? front_find(c, c->rip) : NULL;
+}
+
 struct block *cache_find(struct cpu *c)
 {
 	uint64_t lin = c->rip;
@@ -248,10 +271,9 @@ struct block *cache_find(struct cpu *c)
 			x86_gp(c, 0);
 		lin = (uint32_t)(lin + c->seg[SEG_CS].base);
 	}
-	f = &k->front[(lin ^ (lin >> 12)) & (FRONT_SIZE - 1)];
-	if (f->lin == lin && f->gen == c->tlb_gen && f->key == c->mode_key &&
-	    f->block && block_valid(f->block))
-		return f->block;
+	b = front_find(c, lin);
+	if (b)
+		return b;
 	if (!code_at(c, lin, &p))
 		cpu_error(c, "instruction fetch outside memory at %#llx",
 			  (unsigned long long)lin);
@@ -278,9 +300,8 @@ struct block *cache_find(struct cpu *c)
 		b->next = k->hash[h];
 		k->hash[h] = b;
 	}
+	f = front_of(c, lin);
 	f->lin = lin;
-	f->gen = c->tlb_gen;
-	f->key = c->mode_key;
 	f->block = b;
 	return b;
 }

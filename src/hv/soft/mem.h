@@ -47,7 +47,8 @@ struct block {
 	struct block *next;
 	uint16_t n;
 	uint16_t heat; /* how often the translator has passed it by */
-	struct insn in[];
+	/* Each has a line of the cache for itself. */
+	struct insn in[] __attribute__((aligned(64)));
 };
 
 int cache_init(struct cpu *c);
@@ -55,6 +56,8 @@ void cache_finish(struct cpu *c);
 void cache_forget(struct cpu *c);
 /* The block at rip; decodes it.  Faults (fetch). */
 struct block *cache_find(struct cpu *c);
+/* The same of 64-bit code when it was found lately, else NULL. */
+struct block *cache_known(struct cpu *c);
 
 static inline bool block_valid(const struct block *b)
 {

@@ -310,6 +310,7 @@ enum {
 	XTAB_GPA_BITS = 39,
 	ITAB_BITS = 15,
 	ITAB_SIZE = 1 << ITAB_BITS,
+	ITAB_SHIFT = 2,
 	MAX_STALE = 64
 };
 
@@ -333,10 +334,24 @@ static inline unsigned xtab_slot(uint64_t lin)
 	return ((lin >> 12) ^ (lin >> 30)) & (XTAB_SIZE - 1);
 }
 
-/* Targets of indirect branches. */
+/*
+ * Targets of indirect branches.  Those that are near each other, as the ends
+ * of calls in a row, share a line of the cache.
+ */
 struct itab_entry {
 	uint64_t rip, code;
 };
+
+static inline unsigned itab_slot(uint64_t rip)
+{
+	return ((rip ^ (rip >> ITAB_BITS)) >> ITAB_SHIFT) & (ITAB_SIZE - 1);
+}
+
+/* An address that is looked up in entry i, and not in others. */
+static inline uint64_t itab_address(unsigned i)
+{
+	return (uint64_t)i << ITAB_SHIFT;
+}
 
 /* -- replay of answered accesses ------------------------------------------ */
 

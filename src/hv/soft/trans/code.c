@@ -271,13 +271,13 @@ static void emit_thunks(struct trans *t)
 
 /*
  * An empty entry holds an address that is not looked up there, nor in its
- * neighbour: 0, or 2 in the first two.
+ * neighbour: 0, or that of the third in the first two.
  */
 static void itab_clear(struct cpu *c, unsigned mmu)
 {
 	if (c->trans->itab_used[mmu])
 		memset(c->itab[mmu], 0, sizeof(c->itab[mmu]));
-	c->itab[mmu][0].rip = c->itab[mmu][1].rip = 2;
+	c->itab[mmu][0].rip = c->itab[mmu][1].rip = itab_address(2);
 	c->trans->itab_used[mmu] = false;
 }
 
@@ -482,7 +482,7 @@ static void catch_up(struct trans *t)
 
 static struct itab_entry *itab_at(struct cpu *c, uint64_t rip)
 {
-	return &c->itab[c->mmu][(rip ^ (rip >> ITAB_BITS)) & (ITAB_SIZE - 1)];
+	return &c->itab[c->mmu][itab_slot(rip)];
 }
 
 static struct itab_entry *neighbour(struct cpu *c, const struct itab_entry *it)
@@ -509,7 +509,8 @@ static void itab_drop(struct cpu *c, struct itab_entry *it, uint64_t rip)
 
 	for (unsigned n = 0; n < 2; n++)
 		if (both[n]->rip == rip) {
-			both[n]->rip = (uint64_t)(both[n] - table) ^ 2;
+			both[n]->rip =
+				itab_address((unsigned)(both[n] - table) ^ 2);
 			both[n]->code = 0;
 		}
 }
@@ -701,6 +702,14 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	return b && b->entry ? b : NULL;
 }
 
+/* Code that is known not to be hot, which is most of what is not found. */
+static struct block *known_cold(const struct trans *t)
+{
+	struct block *b = t->hot ? cache_known(t->c) : NULL;
+
+	return b && b->heat && b->heat < t->hot - 1 ? b : NULL;
+}
+
 static void flags_in(struct cpu *c)
 {
 	uint64_t f = c->rflags;
@@ -749,6 +758,8 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 
 	if (loop_wanted(c) || !trans_mode(c) ||
 	    atomic_load_explicit(&c->nstale, memory_order_relaxed))
+		return NULL;
+	if (chain && known_cold(t))
 		return NULL;
 	key = trans_key(c);
 	if (t->itab_key[c->mmu] != key) {
@@ -929,6 +940,11 @@ bool trans_run(struct cpu *c, struct block **cold)
 		catch_up(t);
 	if (c->tr.interpret) {
 		c->tr.interpret = false;
+		return false;
+	}
+	*cold = known_cold(t);
+	if (*cold) {
+		(*cold)->heat++;
 		return false;
 	}
 	t->cold = NULL;

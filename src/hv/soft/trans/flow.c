@@ -19,8 +19,8 @@ static void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 	E(e, 0x49, 0xc1, 0xef, ITAB_BITS); /* shr r15, */
 	e_rr(e, 0x31, T1, T0);		   /* xor r15, rax */
 	E(e, 0x41, 0x81, 0xe7);		   /* and r15d, */
-	e4(e, ITAB_SIZE - 1);
-	E(e, 0x41, 0xc1, 0xe7, 4); /* shl r15d, 4 */
+	e4(e, (ITAB_SIZE - 1) << ITAB_SHIFT);
+	E(e, 0x41, 0xc1, 0xe7, 4 - ITAB_SHIFT); /* shl r15d, */
 	e_gs_base(e, 0x3b, T0, T1,
 		  table + (uint32_t)offsetof(struct itab_entry, rip));
 	cold_add(x, e_jcc(e, CC_NE), site);
