@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "husk/saved.h"
 #include "husk/vm.h"
 
 enum { EXIT_FAULT = 1, EXIT_USAGE = 2, EXIT_DIED = 3, EXIT_TIMEOUT = 124 };
@@ -23,6 +24,11 @@ int cmd_info(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_save(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 
@@ -108,10 +114,16 @@ struct session {
 
 	/* Of a named machine; else NULL. */
 	const char *name;
+	struct place *place;
 	struct control *control;
 	/* Called once when the machine runs. */
 	void (*ready)(struct session *s);
 	void *opaque;
+
+	/* Its first start is a restore; else NULL. */
+	const struct vm_saved *saved;
+	struct vm_restore_options restore;
+	bool paused; /* begins so */
 
 	bool asked;	 /* to shut down, by a signal */
 	bool killed;	 /* by a request */

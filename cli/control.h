@@ -39,6 +39,7 @@ struct control {
 	char path[108];
 	int listener;
 	struct control_client client[CONTROL_CLIENTS];
+	struct control_save *save; /* under way or done; NULL: none */
 };
 
 /* 0 or an exit status. */
@@ -72,6 +73,16 @@ struct control_call {
 typedef int control_command(struct control_call *call);
 
 control_command *control_find(const char *name);
+
+/* -- control_save.c ------------------------------------------------------- */
+
+int control_pause(struct control_call *call);
+int control_resume(struct control_call *call);
+int control_save(struct control_call *call);
+int control_save_status(struct control_call *call);
+int control_save_cancel(struct control_call *call);
+/* The machine is about to be destroyed: what works on it ends. */
+void control_end(struct control *c);
 
 /* -- client.c ------------------------------------------------------------- */
 

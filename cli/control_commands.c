@@ -76,7 +76,8 @@ static int do_status(struct control_call *call)
 {
 	struct session *s = call->control->session;
 
-	reply_text(call, "state", "running");
+	reply_text(call, "state",
+		   vm_is_paused(call->vm) ? "paused" : "running");
 	reply_text(call, "name", s->name ? s->name : "");
 	reply_text(call, "engine", vm_engine(call->vm));
 	reply_number(call, "cpus", vm_config_cpus(s->cfg));
@@ -207,6 +208,12 @@ static const struct {
 	{ "stop", "ask the guest to shut down", do_stop },
 	{ "kill", "end it, as if the power was cut", do_kill },
 	{ "console", "the connection becomes the serial port", do_console },
+	{ "pause", "stop the machine's time", control_pause },
+	{ "resume", "let it go on", control_resume },
+	{ "save", "begin to write it to a file: file, stop, compress",
+	  control_save },
+	{ "save-status", "how far that is", control_save_status },
+	{ "save-cancel", "give it up", control_save_cancel },
 	{ "resize-disk", "grow a disk: disk, size", do_resize_disk },
 	{ "devices", "its devices and their kinds", do_devices },
 	{ "balloon", "what the guest has of its memory: target", do_balloon },

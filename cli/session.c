@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "control.h"
+#include "start.h"
 
 static void log_line(void *opaque, const char *text)
 {
@@ -203,7 +204,18 @@ static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 	struct vm *vm;
 	int ret;
 
-	ret = vm_create(s->cfg, &vm, &err);
+	ret = first && s->saved
+		      ? vm_restore(s->saved, s->cfg, &s->restore, &vm, &err)
+		      : vm_create(s->cfg, &vm, &err);
+	/* It may have got new images for its disks. */
+	if (!ret && first && s->saved && s->place && start_keep_disks(s)) {
+		vm_destroy(vm);
+		return EXIT_FAULT;
+	}
+	if (!ret && first && s->paused && vm_pause(vm, &err)) {
+		vm_destroy(vm);
+		ret = err.code;
+	}
 	if (ret)
 		return failed(ret, &err);
 	/* Not earlier: a file is only made for a machine that can start. */
@@ -230,6 +242,8 @@ static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 		ret = live(s, vm, sigs);
 	}
 	terminal_restore();
+	if (s->control)
+		control_end(s->control);
 	if (s->stats)
 		print_stats(vm);
 	/* The last output may wait for its reader: let a signal end that. */

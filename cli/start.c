@@ -32,20 +32,60 @@ static const char help[] =
 enum { MAX_LOG = 1 << 20 };
 
 /* The guest's sockets, unless the definition has them at a place of its own. */
-static int add_vsock(const struct place *p, struct vm_config *cfg)
+static int add_vsock(const struct place *p, struct vm_config *cfg,
+		     bool restored)
 {
 	struct husk_error err = { 0 };
 	char path[PATH_SIZE + 8];
 
-	if (vm_config_vsock_path(cfg))
+	if (vm_config_vsock_path(cfg) && !restored)
 		return 0;
 	snprintf(path, sizeof(path), "%s/vsock", p->run);
 	/* One of before, whose machine is gone: we have the lock. */
 	unlink(path);
+	/* It may have been another machine's when that was saved. */
+	if (vm_config_vsock_path(cfg))
+		return vm_config_set_vsock_path(cfg, path) ? EXIT_FAULT : 0;
 	if (!vm_config_add_vsock(cfg, path, &err))
 		return 0;
 	complain("%s", err.text);
 	return EXIT_USAGE;
+}
+
+int start_move_disk(const struct place *p, unsigned disk, const char *path)
+{
+	struct husk_error err = { 0 };
+	struct vm_config *cfg;
+	char file[PATH_SIZE];
+	int ret = place_load(p, &cfg);
+
+	if (ret)
+		return ret;
+	ret = place_file(p, "vm.json", file);
+	if (!ret && vm_config_set_disk_path(cfg, disk, path, "qcow2"))
+		ret = EXIT_FAULT;
+	if (!ret && vm_config_save(cfg, file, &err)) {
+		complain("%s", err.text);
+		ret = EXIT_FAULT;
+	}
+	vm_config_destroy(cfg);
+	return ret;
+}
+
+int start_keep_disks(const struct session *s)
+{
+	for (unsigned i = 0; i < vm_config_disk_count(s->cfg); i++) {
+		const char *format = vm_config_disk_format(s->cfg, i);
+		int ret;
+
+		if (!format || strcmp(format, "qcow2") != 0)
+			continue;
+		ret = start_move_disk(s->place, i,
+				      vm_config_disk_path(s->cfg, i));
+		if (ret)
+			return ret;
+	}
+	return 0;
 }
 
 /* The lock is held. */
@@ -56,14 +96,17 @@ static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
 	int ret = place_announce(p);
 
 	if (!ret) {
-		boot_refresh(p, cfg);
-		ret = add_vsock(p, cfg);
+		/* What is restored does not boot. */
+		if (!s->saved)
+			boot_refresh(p, cfg);
+		ret = add_vsock(p, cfg, s->saved);
 	}
 	if (!ret)
 		ret = control_open(&control, s, p->run, console_log);
 	if (!ret) {
 		s->cfg = cfg;
 		s->name = p->name;
+		s->place = p;
 		s->control = &control;
 		ret = session_run(s);
 		control_flush(&control);

@@ -19,6 +19,8 @@ _husk() {
 	--engine) words="auto kvm soft soft,interp" ;;
 	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-vsock,port= debug-exit pc-testdev" ;;
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
+	--compress) words="zstd" ;;
+	--name) words="$(_husk_names)" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
 	--panic) words="stop go-on" ;;
@@ -26,7 +28,7 @@ _husk() {
 	--cmdline | --cpus | --env | --wait | --workdir | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
-		start | stop | kill | delete | info | console | exec) words="$(_husk_names) --help" ;;&
+		start | stop | kill | delete | info | console | exec | pause | resume | save) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --stats --timeout
 			--help" ;;
@@ -37,6 +39,10 @@ _husk() {
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;
 		info) words="$words --json" ;;
+		save) words="$words --stop --compress" ;;
+		restore) words="--name --paused --preload --engine --force --serial
+			--stats --timeout --help" ;;
+		inspect) words="--check --json --help" ;;
 		list) words="--json --help" ;;
 		exec) words="$words --tty --env --workdir --user --no-stdin
 			--vsock --wait" ;;
@@ -48,7 +54,7 @@ _husk() {
 			return ;;
 		esac
 		[ "$COMP_CWORD" -gt 1 ] || words="run create start stop
-			kill delete list info console exec disk doctor --help --version" ;;
+			kill delete list info console pause resume save restore inspect exec disk doctor --help --version" ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

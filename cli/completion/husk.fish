@@ -3,7 +3,7 @@
 
 set -l run '__fish_seen_subcommand_from run'
 set -l machine '__fish_seen_subcommand_from run create'
-set -l named '__fish_seen_subcommand_from run start stop kill delete info console exec'
+set -l named '__fish_seen_subcommand_from run start stop kill delete info console exec pause resume save'
 complete -c husk -f
 complete -c husk -n __fish_use_subcommand -a run -d 'run a machine, or boot a kernel'
 complete -c husk -n __fish_use_subcommand -a create -d 'make a named machine from an image'
@@ -15,6 +15,21 @@ complete -c husk -n __fish_use_subcommand -a list -d 'the machines, and which of
 complete -c husk -n __fish_use_subcommand -a info -d 'what a machine is and does'
 complete -c husk -n __fish_use_subcommand -a console -d 'attach the terminal to a machine'
 complete -c husk -n __fish_use_subcommand -a exec -d 'run a command in a machine'
+complete -c husk -n __fish_use_subcommand -a pause -d 'let a machine stand still'
+complete -c husk -n __fish_use_subcommand -a resume -d 'let it go on'
+complete -c husk -n __fish_use_subcommand -a save -d 'write a machine that runs to a file'
+complete -c husk -n __fish_use_subcommand -a restore -d 'go on with a machine from a file'
+complete -c husk -n __fish_use_subcommand -a inspect -d 'what is in such a file'
+complete -c husk -n '__fish_seen_subcommand_from save' -l stop -d 'end the machine when it is saved'
+complete -c husk -n '__fish_seen_subcommand_from save' -l compress -xa zstd -d 'a smaller file'
+complete -c husk -n '__fish_seen_subcommand_from save restore inspect' -F
+complete -c husk -n '__fish_seen_subcommand_from restore' -l name -x -d 'the machine'
+complete -c husk -n '__fish_seen_subcommand_from restore' -l paused -d 'do not let it go on yet'
+complete -c husk -n '__fish_seen_subcommand_from restore' -l preload -d 'read all of its memory now'
+complete -c husk -n '__fish_seen_subcommand_from restore' -l engine -xa 'auto kvm soft soft,interp' -d engine
+complete -c husk -n '__fish_seen_subcommand_from restore' -l force -d 'also with disks that have changed'
+complete -c husk -n '__fish_seen_subcommand_from inspect' -l check -d 'read the memory, too'
+complete -c husk -n '__fish_seen_subcommand_from inspect' -l json -d 'one JSON object'
 complete -c husk -n __fish_use_subcommand -a disk -d 'make, measure and check disk images'
 complete -c husk -n __fish_use_subcommand -a doctor -d 'what this host can run, and why'
 complete -c husk -n __fish_use_subcommand -l version -d 'print the version'

@@ -81,6 +81,12 @@ struct hv_config {
 	/* A named CPU model, see hv_cpu_models(); NULL is "x86-64-v3". */
 	const char *cpu;
 	uint32_t max_vcpus; /* 0: one */
+	/*
+	 * What a guest that was saved takes for its TSC frequency; 0: the
+	 * host's.  kvm cannot count at another one (-EINVAL); soft can, at the
+	 * price of a slower RDTSC.
+	 */
+	uint32_t tsc_khz;
 	/* May be NULL.  Called on any thread of the VM; must not block. */
 	void (*log)(void *opaque, enum hv_log_level level, const char *text);
 	void *log_opaque;
@@ -376,6 +382,15 @@ int hv_vcpu_set(struct hv_vcpu *cpu, unsigned groups,
 /* The kvm-clock of the VM in nanoseconds; set while no vCPU runs. */
 int hv_clock_get(struct hv_vm *vm, uint64_t *ns);
 int hv_clock_set(struct hv_vm *vm, uint64_t ns);
+/*
+ * The guest's time (TSC, kvm-clock, APIC timers) stands still from stop to
+ * start; no vCPU runs meanwhile.  What hv_vcpu_get() and hv_clock_get() give
+ * then is of one moment, and what is set is exact: TSCs are not brought in
+ * line with each other as those that were read one after the other are.  All
+ * vCPUs exist before the stop.  A kvm of before Linux 5.16 lets the TSC run.
+ */
+int hv_time_stop(struct hv_vm *vm);
+int hv_time_start(struct hv_vm *vm);
 
 /* -- CPU models ----------------------------------------------------------- */
 

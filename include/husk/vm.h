@@ -56,6 +56,9 @@ int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
 unsigned vm_config_disk_count(const struct vm_config *cfg);
 const char *vm_config_disk_path(const struct vm_config *cfg, unsigned i);
 const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i);
+/* Another image in its place.  0, -ENOENT or -ENOMEM. */
+int vm_config_set_disk_path(struct vm_config *cfg, unsigned i, const char *path,
+			    const char *format);
 /*
  * As "FILE,key=value,...".  Keys: readonly, format=raw|qcow2 (otherwise the
  * suffix .qcow2 says it, all else is raw), base=FILE in place of the base that
@@ -130,6 +133,8 @@ int vm_config_add_vsock(struct vm_config *cfg, const char *spec,
 			struct husk_error *err);
 /* PATH of the above; NULL: none. */
 const char *vm_config_vsock_path(const struct vm_config *cfg);
+/* Another PATH.  0 or -ENOMEM. */
+int vm_config_set_vsock_path(struct vm_config *cfg, const char *path);
 
 enum vm_reboot {
 	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */
@@ -250,6 +255,17 @@ struct vm_device {
 };
 int vm_get_device(const struct vm *vm, unsigned index,
 		  struct vm_device *device);
+/*
+ * vm_pause() returns when no vCPU and no thread of a device runs, requests to
+ * disks are finished and nothing arrives from networks.  The guest's clocks
+ * stand still until vm_resume(); who wants its wall clock to be right then has
+ * an agent in the guest step it.  A machine that has not started starts paused.
+ * Both are fine in either state; -ESRCH: the machine has ended.  Any thread but
+ * those of the machine.
+ */
+int vm_pause(struct vm *vm, struct husk_error *err);
+int vm_resume(struct vm *vm, struct husk_error *err);
+bool vm_is_paused(const struct vm *vm);
 /* The power button: a guest with ACPI shuts down.  Any thread. */
 void vm_power_button(struct vm *vm);
 /*

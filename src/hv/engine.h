@@ -57,6 +57,8 @@ struct hv_engine {
 		     struct hv_cpuid *out);
 	int (*clock_get)(struct hv_vm *vm, uint64_t *ns);
 	int (*clock_set)(struct hv_vm *vm, uint64_t ns);
+	int (*time_stop)(struct hv_vm *vm);
+	int (*time_start)(struct hv_vm *vm);
 	int (*debug)(struct hv_vcpu *cpu, unsigned flags);
 	int (*stats)(struct hv_vcpu *cpu, struct hv_stats *stats);
 };
@@ -69,7 +71,7 @@ struct hv_vm {
 	char reason[160];		/* (i) */
 	char cpu_model[32];		/* (i) */
 	uint32_t max_vcpus;		/* (i) */
-	uint32_t tsc_khz;		/* (i) set by vm_init */
+	uint32_t tsc_khz; /* (i) what is asked for, 0: any; set by vm_init */
 	void (*log)(void *opaque, enum hv_log_level level, const char *text);
 	void *log_opaque;		    /* (i) */
 	struct hv_vcpu *vcpu[HV_MAX_VCPUS]; /* hv.c's lock */
@@ -81,6 +83,14 @@ struct hv_vcpu {
 	struct hv_vm *vm;
 	uint32_t id;
 };
+
+/* What two measurements of one clock may differ by, and no guest notices. */
+static inline bool tsc_khz_same(uint32_t a, uint32_t b)
+{
+	uint32_t d = a > b ? a - b : b - a;
+
+	return d <= b / 10000;
+}
 
 void hv_log(struct hv_vm *vm, enum hv_log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -211,6 +211,7 @@ int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
 	memcpy(vm->reason, ch.reason, sizeof(vm->reason));
 	snprintf(vm->cpu_model, sizeof(vm->cpu_model), "%s", model);
 	vm->max_vcpus = n;
+	vm->tsc_khz = cfg->tsc_khz;
 	vm->log = cfg->log;
 	vm->log_opaque = cfg->log_opaque;
 	rc = vm->engine->vm_init(vm, err);
@@ -642,4 +643,14 @@ int hv_clock_get(struct hv_vm *vm, uint64_t *ns)
 int hv_clock_set(struct hv_vm *vm, uint64_t ns)
 {
 	return vm->engine->clock_set(vm, ns);
+}
+
+int hv_time_stop(struct hv_vm *vm)
+{
+	return vm->engine->time_stop(vm);
+}
+
+int hv_time_start(struct hv_vm *vm)
+{
+	return vm->engine->time_start(vm);
 }

@@ -23,6 +23,31 @@ void disk_config_finish(struct disk_config *d)
 	memset(d, 0, sizeof(*d));
 }
 
+static char *copy(const char *text, int *ret)
+{
+	char *c = text ? strdup(text) : NULL;
+
+	if (text && !c)
+		*ret = -ENOMEM;
+	return c;
+}
+
+int disk_config_copy(struct disk_config *to, const struct disk_config *from)
+{
+	int ret = 0;
+
+	*to = *from;
+	to->path = copy(from->path, &ret);
+	to->serial = copy(from->serial, &ret);
+	to->format = copy(from->format, &ret);
+	to->base = copy(from->base, &ret);
+	to->snapshot = copy(from->snapshot, &ret);
+	to->fault = copy(from->fault, &ret);
+	if (ret)
+		disk_config_finish(to);
+	return ret;
+}
+
 struct block_config disk_block_config(const struct disk_config *d)
 {
 	return (struct block_config){
@@ -161,6 +186,31 @@ const char *vm_config_disk_path(const struct vm_config *cfg, unsigned i)
 const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i)
 {
 	return i < cfg->ndisks ? cfg->disk[i].format : NULL;
+}
+
+int vm_config_set_disk_path(struct vm_config *cfg, unsigned i, const char *path,
+			    const char *format)
+{
+	struct disk_config *d;
+	char *p, *f;
+
+	if (i >= cfg->ndisks)
+		return -ENOENT;
+	d = &cfg->disk[i];
+	p = strdup(path);
+	f = strdup(format);
+	if (!p || !f) {
+		free(p);
+		free(f);
+		return -ENOMEM;
+	}
+	free(d->path);
+	free(d->format);
+	free(d->base);
+	d->path = p;
+	d->format = f;
+	d->base = NULL;
+	return 0;
 }
 
 int config_take_disk(struct vm_config *cfg, struct disk_config *d,

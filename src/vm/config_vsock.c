@@ -5,6 +5,7 @@
 #include "vm/machine.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,6 +87,32 @@ int vm_config_add_vsock(struct vm_config *cfg, const char *spec,
 
 	free(text);
 	return ret;
+}
+
+int vm_config_set_vsock_path(struct vm_config *cfg, const char *path)
+{
+	struct vsock_config *v = &cfg->vsock;
+	char *copy = strdup(path), *text = NULL;
+
+	if (!copy)
+		return -ENOMEM;
+	for (unsigned i = 0; i < cfg->nwords; i++) {
+		struct config_word *w = &cfg->word[i];
+
+		if (strcmp(w->list, "vsock") != 0)
+			continue;
+		if (asprintf(&text, v->cid ? "%s,cid=%u" : "%s", path, v->cid) <
+		    0) {
+			free(copy);
+			return -ENOMEM;
+		}
+		free(w->text);
+		w->text = text;
+	}
+	free(v->path);
+	v->path = copy;
+	v->on = true;
+	return 0;
 }
 
 const char *vm_config_vsock_path(const struct vm_config *cfg)

@@ -164,6 +164,38 @@ static int find_base(const char *path, struct vm_disk_create *c, char **name,
 	return 0;
 }
 
+/* What lies beside it is named so, and may be called anything. */
+static const char *short_name(const char *path, const char *base)
+{
+	const char *slash = strrchr(path, '/');
+	size_t n = slash ? (size_t)(slash - path) + 1 : 0;
+
+	return n && !strncmp(path, base, n) && !strchr(base + n, '/') ? base + n
+								      : base;
+}
+
+int disk_create_overlay(const char *path, const char *base,
+			const char *base_format, uint64_t size,
+			struct husk_error *err)
+{
+	struct vm_disk_create c = {
+		.format = "qcow2",
+		.size = size,
+		.base = short_name(path, base),
+		.base_format = base_format,
+	};
+	struct draft d;
+	int ret;
+
+	/* Without a look at the base, which its machine has locked. */
+	if (!size)
+		return vm_disk_create(path, &c, err);
+	ret = draft_begin(&d, path, false, err);
+	if (!ret)
+		ret = write_new(d.temp, &block_qcow2, &c, path, err);
+	return draft_end(&d, ret, err);
+}
+
 int vm_disk_create(const char *path, const struct vm_disk_create *what,
 		   struct husk_error *err)
 {

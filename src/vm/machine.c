@@ -101,6 +101,7 @@ static int env_init(struct vm *vm)
 		.doorbell = { set_doorbell, vm },
 		.request = request,
 		.log = device_log,
+		.now = machine_now,
 		.sink = vm,
 	};
 	return 0;
@@ -121,12 +122,14 @@ static int add_vcpus(struct vm *vm, unsigned n, struct husk_error *err)
 	return 0;
 }
 
-static int build(struct vm *vm, const struct vm_config *cfg,
+/* tsc_khz: that of a saved machine, whose memory has its firmware; else 0. */
+static int build(struct vm *vm, const struct vm_config *cfg, uint32_t tsc_khz,
 		 struct husk_error *err)
 {
 	struct hv_config hv = {
 		.engine = cfg->engine,
 		.max_vcpus = cfg->cpus,
+		.tsc_khz = tsc_khz,
 		.log = engine_log,
 		.log_opaque = vm,
 	};
@@ -146,7 +149,7 @@ static int build(struct vm *vm, const struct vm_config *cfg,
 	if (ret)
 		return ret;
 	ret = pc_build(vm, cfg, err);
-	if (ret)
+	if (ret || tsc_khz)
 		return ret;
 	ret = acpi_build(&vm->mem, cfg->cpus, &rsdp);
 	if (ret)
@@ -154,8 +157,57 @@ static int build(struct vm *vm, const struct vm_config *cfg,
 	return firmware_load(vm, cfg, rsdp, err);
 }
 
+/* NULL: no memory. */
+static char *absolute_json(const struct vm_config *cfg)
+{
+	char *json = vm_config_to_json(cfg, NULL), *dir = getcwd(NULL, 0);
+	struct vm_config *absolute = NULL;
+	struct husk_error ignored;
+
+	/* Read as lying here, its paths become whole ones. */
+	if (json && dir &&
+	    !vm_config_from_json(json, strlen(json), dir, &absolute,
+				 &ignored)) {
+		free(json);
+		json = vm_config_to_json(absolute, NULL);
+		vm_config_destroy(absolute);
+	}
+	free(dir);
+	return json;
+}
+
+/* What a save needs to know of the configuration, which may be gone then. */
+static int remember(struct vm *vm, const struct vm_config *cfg)
+{
+	vm->json = absolute_json(cfg);
+	if (!vm->json)
+		return -ENOMEM;
+	for (unsigned i = 0; i < cfg->ndisks; i++) {
+		char *path = realpath(cfg->disk[i].path, NULL);
+
+		/* A file of no folder, such as one in memory. */
+		if (!path)
+			path = strdup(cfg->disk[i].path);
+		if (!path)
+			return -ENOMEM;
+		if (disk_config_copy(&vm->disk[i], &cfg->disk[i])) {
+			free(path);
+			return -ENOMEM;
+		}
+		free(vm->disk[i].path);
+		vm->disk[i].path = path;
+	}
+	return 0;
+}
+
 int vm_create(const struct vm_config *cfg, struct vm **out,
 	      struct husk_error *err)
+{
+	return machine_create(cfg, 0, out, err);
+}
+
+int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
+		   struct vm **out, struct husk_error *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	pthread_condattr_t attr;
@@ -164,7 +216,10 @@ int vm_create(const struct vm_config *cfg, struct vm **out,
 	*out = NULL;
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
+	pthread_mutex_init(&vm->life, NULL);
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->parked_change, NULL);
+	pthread_cond_init(&vm->go, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&vm->ended, &attr);
@@ -179,7 +234,12 @@ int vm_create(const struct vm_config *cfg, struct vm **out,
 	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
-			       : build(vm, cfg, err);
+			       : build(vm, cfg, tsc_khz, err);
+	if (!ret) {
+		ret = remember(vm, cfg);
+		if (ret)
+			error_errno(err, ret, "configuration");
+	}
 	if (ret) {
 		vm_destroy(vm);
 		return ret;
@@ -212,25 +272,48 @@ void vm_destroy(struct vm *vm)
 	if (vm->event_fd >= 0)
 		close(vm->event_fd);
 	pthread_cond_destroy(&vm->ended);
+	pthread_cond_destroy(&vm->parked_change);
+	pthread_cond_destroy(&vm->go);
 	pthread_mutex_destroy(&vm->lock);
+	pthread_mutex_destroy(&vm->life);
+	for (unsigned i = 0; i < MAX_DISKS; i++)
+		disk_config_finish(&vm->disk[i]);
+	free(vm->json);
 	free(vm);
 }
 
 /* -- life ----------------------------------------------------------------- */
 
-int vm_start(struct vm *vm, struct husk_error *err)
+static int start(struct vm *vm, struct husk_error *err)
 {
 	int ret;
 
 	if (vm->has_started)
 		return error_set(err, -EALREADY, "the machine has started");
 	vm->has_started = true;
-	ret = loop_start(vm->loop);
+	/* Of a machine that is paused the loop starts when it goes on. */
+	ret = atomic_load(&vm->paused) ? 0 : loop_start(vm->loop);
 	if (ret) {
 		run_failed(vm, "cannot start a thread");
 		return error_errno(err, ret, "event loop");
 	}
-	return run_start(vm, err);
+	ret = run_start(vm, err);
+	if (!ret && vm->resume_at_start) {
+		ret = resume_locked(vm, err);
+		if (ret)
+			run_failed(vm, "cannot start a thread");
+	}
+	return ret;
+}
+
+int vm_start(struct vm *vm, struct husk_error *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&vm->life);
+	ret = start(vm, err);
+	pthread_mutex_unlock(&vm->life);
+	return ret;
 }
 
 void vm_stop(struct vm *vm)

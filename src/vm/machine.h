@@ -35,6 +35,11 @@ int disk_config_set(struct disk_config *d, const char *key, const char *value);
 int config_take_disk(struct vm_config *cfg, struct disk_config *d,
 		     struct husk_error *err);
 void disk_config_finish(struct disk_config *d);
+int disk_config_copy(struct disk_config *to, const struct disk_config *from);
+/* disk.c: size 0: that of the base, which nobody may be writing then. */
+int disk_create_overlay(const char *path, const char *base,
+			const char *base_format, uint64_t size,
+			struct husk_error *err);
 struct block_config disk_block_config(const struct disk_config *d);
 int config_add_virtio_blk(struct vm_config *cfg, const char *options,
 			  const char *spec, struct husk_error *err);
@@ -157,6 +162,7 @@ struct guest_mem {
 	struct hv_vm *hv;
 	uint8_t *host;
 	uint64_t size, low;
+	uint8_t *from_file; /* bit per SAVED_UNIT; NULL: all anonymous */
 };
 
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
@@ -205,16 +211,42 @@ struct vm {
 	void (*stopped)(void *opaque);				  /* (i) */
 	void *stopped_opaque;					  /* (i) */
 	int event_fd;						  /* (i) */
+	char *json; /* (i) the configuration, for vm_save() */
+	struct disk_config disk[MAX_DISKS]; /* (life) as opened */
+
+	pthread_mutex_t life; /* pause, resume and save; the outermost */
+	atomic_bool paused;   /* (life) */
+	bool resume_at_start; /* (life) it comes from a file */
+	atomic_bool pausing;  /* vCPUs are to park */
+	atomic_ullong frozen; /* machine time while it stands still, or 0 */
+	atomic_ullong time_offset; /* machine time = loop_now() + it */
 
 	atomic_bool stopping;
 	pthread_mutex_t lock;
+	pthread_cond_t parked_change, go;
+	unsigned parked; /* (l) vCPU threads */
 	pthread_cond_t ended;
 	unsigned running;	       /* (l) vCPU threads */
 	bool has_started, has_stopped; /* (l) */
 	struct vm_stopped result;      /* (l) the first reason wins */
 };
 
+/* machine.c: tsc_khz is not 0 for one whose memory is to be restored. */
+int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
+		   struct vm **out, struct husk_error *err);
+
+/* pause.c */
+uint64_t machine_now(void *sink);
+/* The clocks of a machine that is not paused.  For who restores one. */
+void time_freeze(struct vm *vm);
+void time_set(struct vm *vm, uint64_t now); /* while frozen */
+int pause_locked(struct vm *vm, struct husk_error *err);
+int resume_locked(struct vm *vm, struct husk_error *err);
+
 /* run.c */
+/* Returns when every vCPU thread waits for run_go() or has ended. */
+void run_park(struct vm *vm);
+void run_go(struct vm *vm);
 int run_start(struct vm *vm, struct husk_error *err);
 void run_join(struct vm *vm);
 /* Answer cpu->exit; false: this vCPU does not go on. */

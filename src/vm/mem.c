@@ -5,6 +5,7 @@
 #include "vm/machine.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -50,6 +51,8 @@ void mem_finish(struct guest_mem *mem)
 	if (mem->host)
 		munmap(mem->host, mem->size);
 	mem->host = NULL;
+	free(mem->from_file);
+	mem->from_file = NULL;
 }
 
 void *mem_at(struct guest_mem *mem, uint64_t gpa, uint64_t len)

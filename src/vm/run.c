@@ -52,8 +52,9 @@ void run_end(struct vm *vm, enum vm_stop_reason reason, int code,
 		snprintf(vm->result.text, sizeof(vm->result.text), "%s",
 			 text ? text : "");
 	}
-	pthread_mutex_unlock(&vm->lock);
 	atomic_store(&vm->stopping, true);
+	pthread_cond_broadcast(&vm->go);
+	pthread_mutex_unlock(&vm->lock);
 	for (unsigned i = 0; i < vm->ncpus; i++)
 		hv_vcpu_kick(vm->cpu[i].hv);
 }
@@ -220,6 +221,64 @@ bool run_exit(struct vcpu *cpu)
 	return true;
 }
 
+/* Nothing may be half done while others look at the vCPU.  As run_exit(). */
+static bool settle(struct vcpu *cpu)
+{
+	int ret;
+
+	while ((ret = hv_vcpu_complete(cpu->hv, &cpu->exit)) == 1)
+		if (!run_exit(cpu))
+			return false;
+	if (ret < 0) {
+		failed(cpu, strerror(-ret));
+		return false;
+	}
+	/* The rest of the instruction may have been its end. */
+	if (cpu->exit.reason == HV_EXIT_SHUTDOWN ||
+	    cpu->exit.reason == HV_EXIT_ERROR)
+		return run_exit(cpu);
+	return true;
+}
+
+static bool park(struct vcpu *cpu)
+{
+	struct vm *vm = cpu->vm;
+
+	if (!settle(cpu))
+		return false;
+	pthread_mutex_lock(&vm->lock);
+	vm->parked++;
+	pthread_cond_broadcast(&vm->parked_change);
+	while (atomic_load(&vm->pausing) && !atomic_load(&vm->stopping))
+		pthread_cond_wait(&vm->go, &vm->lock);
+	vm->parked--;
+	pthread_cond_broadcast(&vm->parked_change);
+	pthread_mutex_unlock(&vm->lock);
+	return true;
+}
+
+void run_park(struct vm *vm)
+{
+	atomic_store(&vm->pausing, true);
+	for (unsigned i = 0; i < vm->ncpus; i++)
+		hv_vcpu_kick(vm->cpu[i].hv);
+	pthread_mutex_lock(&vm->lock);
+	while (vm->parked < vm->running)
+		pthread_cond_wait(&vm->parked_change, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void run_go(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	atomic_store(&vm->pausing, false);
+	pthread_cond_broadcast(&vm->go);
+	/* Who is parked now must not be counted by the next run_park(). */
+	while (vm->parked)
+		pthread_cond_wait(&vm->parked_change, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *cpu = arg;
@@ -231,6 +290,10 @@ static void *vcpu_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", hv_vcpu_id(cpu->hv));
 	pthread_setname_np(pthread_self(), name);
 	while (!atomic_load(&vm->stopping)) {
+		if (atomic_load(&vm->pausing) && !park(cpu))
+			break;
+		if (atomic_load(&vm->stopping))
+			break;
 		ret = hv_vcpu_run(cpu->hv, &cpu->exit);
 		if (ret == -EINTR || ret == -EAGAIN)
 			continue;
@@ -244,6 +307,7 @@ static void *vcpu_main(void *arg)
 
 	pthread_mutex_lock(&vm->lock);
 	last = --vm->running == 0;
+	pthread_cond_broadcast(&vm->parked_change);
 	pthread_mutex_unlock(&vm->lock);
 	if (last)
 		announce(vm);

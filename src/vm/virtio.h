@@ -155,6 +155,8 @@ struct virtio_blk_arg {
 	unsigned queues;    /* 1 to 8; 0: 1 */
 };
 extern const struct virtio_class virtio_blk_class;
+/* Paused: another image with the same content; the old one is closed. */
+void virtio_blk_replace(struct dev *dev, struct block *block);
 /* The disk grows, and the driver is told.  Any thread but the device's. */
 int virtio_blk_resize(struct dev *dev, uint64_t size, struct husk_error *err);
 

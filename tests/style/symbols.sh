@@ -1,16 +1,19 @@
 #!/bin/sh
-# symbols.sh HEADER LIBRARY - the library exports what its header declares
+# symbols.sh LIBRARY HEADER... - the library exports what its headers declare
 set -eu
 command -v nm >/dev/null || { echo "SKIP: no nm"; exit 77; }
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-nm -D --defined-only "$2" | sed -n 's/.* [TDBR] \([^@]*\).*/\1/p' |
+lib=$1
+shift
+nm -D --defined-only "$lib" | sed -n 's/.* [TDBR] \([^@]*\).*/\1/p' |
 	grep -v '^_\|^HUSK_' | sort -u >"$dir/exported"
 # Without comments and types of functions: a name before "(".
-cc -fpreprocessed -dD -E -P "$1" 2>/dev/null | grep -v '^typedef' |
+cat "$@" >"$dir/all.h"
+cc -fpreprocessed -dD -E -P "$dir/all.h" 2>/dev/null | grep -v '^typedef' |
 	grep -o '\<\(hv\|vm\|vmnet\)_[a-z0-9_]*(' | tr -d '(' | sort -u >"$dir/declared"
 diff "$dir/declared" "$dir/exported" >"$dir/diff" || {
-	echo "< declared in $1, > exported by $2:"
+	echo "< declared in $*, > exported by $lib:"
 	cat "$dir/diff"
 	exit 1
 }

@@ -272,6 +272,7 @@ static void vm_finish(struct hv_vm *hv)
 static int vm_set_up(struct kvm_vm *vm, struct husk_error *err)
 {
 	uint64_t identity = IDENTITY_ADDR;
+	uint32_t khz;
 	int n;
 
 	vm->dev = kvm_open(err);
@@ -312,9 +313,16 @@ static int vm_set_up(struct kvm_vm *vm, struct husk_error *err)
 	if (n < 0)
 		return n;
 	ask_for_msrs(vm);
-	vm->hv.tsc_khz = find_tsc_khz(vm);
-	if (!vm->hv.tsc_khz)
+	khz = find_tsc_khz(vm);
+	if (!khz)
 		return kvm_fail(err, -ENOTSUP, "kvm: TSC frequency unknown");
+	if (vm->hv.tsc_khz && !tsc_khz_same(vm->hv.tsc_khz, khz))
+		return kvm_fail(err, -EINVAL,
+				"kvm: the guest knows a TSC of %u kHz, and "
+				"this host's has %u: use engine soft",
+				vm->hv.tsc_khz, khz);
+	if (!vm->hv.tsc_khz)
+		vm->hv.tsc_khz = khz;
 	return 0;
 }
 
@@ -1535,25 +1543,6 @@ static int doorbell(struct hv_vm *hv, const struct hv_doorbell *db, int fd,
 	return r < 0 ? r : 0;
 }
 
-/* -- clock ---------------------------------------------------------------- */
-
-static int clock_get(struct hv_vm *hv, uint64_t *ns)
-{
-	struct kvm_clock_data c = { 0 };
-	int r = kvm_ioctl(to_kvm_vm(hv)->fd, KVM_GET_CLOCK, &c);
-
-	*ns = c.clock;
-	return r < 0 ? r : 0;
-}
-
-static int clock_set(struct hv_vm *hv, uint64_t ns)
-{
-	struct kvm_clock_data c = { .clock = ns };
-	int r = kvm_ioctl(to_kvm_vm(hv)->fd, KVM_SET_CLOCK, &c);
-
-	return r < 0 ? r : 0;
-}
-
 const struct hv_engine hv_engine_kvm = {
 	.name = "kvm",
 	.vm_size = sizeof(struct kvm_vm),
@@ -1582,8 +1571,10 @@ const struct hv_engine hv_engine_kvm = {
 	.nmi = nmi,
 	.doorbell = doorbell,
 	.cpuid = vcpu_cpuid,
-	.clock_get = clock_get,
-	.clock_set = clock_set,
+	.clock_get = kvm_clock_get,
+	.clock_set = kvm_clock_set,
+	.time_stop = kvm_time_stop,
+	.time_start = kvm_time_start,
 	.debug = kvm_state_debug,
 	.stats = vcpu_stats,
 };

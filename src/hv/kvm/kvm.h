@@ -49,6 +49,13 @@ struct kvm_vm {
 	int irqfd[KVM_GSIS]; /* own duplicates, -1 */
 	struct kvm_vcpu *cpus[HV_MAX_VCPUS];
 
+	/* Time stands still: changed while no vCPU runs. */
+	struct {
+		bool on;
+		uint64_t tsc; /* of the host */
+		uint64_t clock;
+	} stopped;
+
 	/* While slots are split no vCPU may see the hole: see hold_vcpus(). */
 	unsigned held; /* atomic, pairs with kvm_vcpu.tid */
 	pthread_mutex_t held_lock;
@@ -82,6 +89,11 @@ struct kvm_vcpu {
 	uint32_t pio_next; /* element that is with the caller */
 	bool stashed;	   /* stash is the next exit */
 	struct hv_exit stash;
+
+	/* While time stands still: the TSC's distance from the host's, if
+	 * this KVM tells it, and what was put off. */
+	bool has_offset;
+	uint64_t offset, deadline;
 
 	unsigned debug;
 	uint32_t nmsrs;
@@ -125,6 +137,10 @@ int kvm_state_get(struct hv_vcpu *cpu, unsigned groups, struct hv_state *s);
 int kvm_state_set(struct hv_vcpu *cpu, unsigned groups,
 		  const struct hv_state *s);
 int kvm_state_debug(struct hv_vcpu *cpu, unsigned flags);
+int kvm_clock_get(struct hv_vm *vm, uint64_t *ns);
+int kvm_clock_set(struct hv_vm *vm, uint64_t ns);
+int kvm_time_stop(struct hv_vm *vm);
+int kvm_time_start(struct hv_vm *vm);
 
 /* probe.c */
 int kvm_probe(struct hv_caps *caps, struct husk_error *err);

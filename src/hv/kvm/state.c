@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MSR_TSC_DEADLINE = 0x6e0 };
+enum { MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0 };
 
 /* All that a Linux guest's life depends on; what KVM lacks is left out. */
 static const uint32_t wanted_msrs[] = {
@@ -359,6 +359,7 @@ static int set_fpu(struct kvm_vcpu *cpu, const struct hv_state *s)
 
 static int get_msrs(struct kvm_vcpu *cpu, struct hv_state *s)
 {
+	const struct kvm_vm *vm = to_kvm_vm(cpu->hv.vm);
 	struct msr_block b;
 	int e;
 
@@ -373,8 +374,29 @@ static int get_msrs(struct kvm_vcpu *cpu, struct hv_state *s)
 	for (int i = 0; i < e; i++) {
 		s->msr[i].index = b.entry[i].index;
 		s->msr[i].value = b.entry[i].data;
+		if (vm->stopped.on && s->msr[i].index == MSR_TSC_DEADLINE)
+			s->msr[i].value = cpu->deadline;
+		if (vm->stopped.on && cpu->has_offset &&
+		    s->msr[i].index == MSR_TSC)
+			s->msr[i].value = vm->stopped.tsc + cpu->offset;
 	}
 	return 0;
+}
+
+/* While time stands still: the two that are of no use before it goes on. */
+static bool put_off(struct kvm_vcpu *cpu, const struct hv_msr_value *m)
+{
+	struct kvm_vm *vm = to_kvm_vm(cpu->hv.vm);
+
+	if (vm->stopped.on && m->index == MSR_TSC_DEADLINE) {
+		cpu->deadline = m->value;
+		return true;
+	}
+	if (vm->stopped.on && cpu->has_offset && m->index == MSR_TSC) {
+		cpu->offset = m->value - vm->stopped.tsc;
+		return true;
+	}
+	return false;
 }
 
 static int set_msrs(struct kvm_vcpu *cpu, const struct hv_state *s)
@@ -385,15 +407,18 @@ static int set_msrs(struct kvm_vcpu *cpu, const struct hv_state *s)
 	if (s->nmsrs > HV_MAX_MSRS)
 		return -EINVAL;
 	memset(&b, 0, sizeof(b));
-	b.head.nmsrs = s->nmsrs;
 	for (uint32_t i = 0; i < s->nmsrs; i++) {
-		b.entry[i].index = s->msr[i].index;
-		b.entry[i].data = s->msr[i].value;
+		if (put_off(cpu, &s->msr[i]))
+			continue;
+		b.entry[b.head.nmsrs].index = s->msr[i].index;
+		b.entry[b.head.nmsrs++].data = s->msr[i].value;
 	}
+	if (!b.head.nmsrs)
+		return 0;
 	e = kvm_ioctl(cpu->fd, KVM_SET_MSRS, &b);
 	if (e < 0)
 		return e;
-	return (uint32_t)e == s->nmsrs ? 0 : -EINVAL;
+	return (uint32_t)e == b.head.nmsrs ? 0 : -EINVAL;
 }
 
 static int get_apic(struct kvm_vcpu *cpu, struct hv_state *s)

@@ -922,10 +922,16 @@ static bool host_tsc_good(void)
 static void init_clock(struct soft_vm *vm)
 {
 	struct instant at;
+	uint32_t khz;
 
-	vm->vm.tsc_khz = measure_tsc_khz();
+	khz = measure_tsc_khz();
 	at = take_instant();
 	vm->host_tsc = host_tsc_good();
+	/* A guest from elsewhere: its TSC is made from the other clock. */
+	if (vm->vm.tsc_khz && !tsc_khz_same(vm->vm.tsc_khz, khz))
+		vm->host_tsc = false;
+	if (!vm->vm.tsc_khz)
+		vm->vm.tsc_khz = khz;
 	vm->host_tsc0 = at.tsc;
 	vm->ns0 = at.ns;
 	vm->clock_offset = -(int64_t)at.ns;
@@ -1089,6 +1095,8 @@ const struct hv_engine hv_engine_soft = {
 	.cpuid = soft_cpuid,
 	.clock_get = soft_clock_get,
 	.clock_set = soft_clock_set,
+	.time_stop = soft_time_stop,
+	.time_start = soft_time_start,
 	.debug = soft_debug,
 	.stats = soft_stats,
 };

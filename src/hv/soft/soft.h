@@ -232,7 +232,12 @@ struct soft_vm {
 	 */
 	bool host_tsc;
 	uint64_t host_tsc0, ns0;
-	int64_t clock_offset;	       /* kvm-clock ns = soft_clock_ns() + it */
+	int64_t clock_offset; /* kvm-clock ns = soft_clock_ns() + it */
+	/* Since when time stands still; changed while no vCPU runs. */
+	struct {
+		bool on;
+		uint64_t tsc, ns;
+	} stopped;
 	struct cpu *cpu[HV_MAX_VCPUS]; /* by id, set atomically */
 	/*
 	 * Lock order: world, slots, code.  Who waits for world is parked, so

@@ -70,7 +70,7 @@ struct blk_req {
 /* (v) under dev->lock   (d) under done_lock */
 struct blk {
 	struct virtio v;
-	struct block *block;	     /* (i) */
+	struct block *block;	     /* (v) changed while paused */
 	unsigned queues;	     /* (i) offered to the driver */
 	char serial[ID_SIZE];	     /* (i) */
 	struct blk_req *reqs, *free; /* (i), (v) */
@@ -444,6 +444,15 @@ int virtio_blk_resize(struct dev *dev, uint64_t size, struct husk_error *err)
 	if (!ret)
 		virtio_config_changed(&blk->v);
 	return ret;
+}
+
+void virtio_blk_replace(struct dev *dev, struct block *block)
+{
+	struct blk *blk = to_blk(to_virtio(dev));
+
+	pthread_mutex_lock(&dev->lock);
+	blk->block = block;
+	pthread_mutex_unlock(&dev->lock);
 }
 
 /* The driver knows the saved size: another disk would be a surprise. */

@@ -403,10 +403,15 @@ static uint64_t period_ns(const struct lapic *l)
 	return l->initial * divisor(l);
 }
 
+static uint64_t now_ns(const struct lapic *l)
+{
+	return l->stopped_ns ? l->stopped_ns : soft_now_ns();
+}
+
 static void start_timer(struct lapic *l, uint64_t remaining_ns)
 {
 	l->expiry_ns = remaining_ns && timer_mode(l) != TIMER_DEADLINE
-			       ? soft_now_ns() + remaining_ns
+			       ? now_ns(l) + remaining_ns
 			       : UINT64_MAX;
 }
 
@@ -416,7 +421,7 @@ static uint32_t current_count(const struct lapic *l)
 
 	if (l->expiry_ns == UINT64_MAX || timer_mode(l) == TIMER_DEADLINE)
 		return 0;
-	now = soft_now_ns();
+	now = now_ns(l);
 	if (now >= l->expiry_ns) {
 		if (timer_mode(l) != TIMER_PERIODIC || !l->initial)
 			return 0;
@@ -455,7 +460,7 @@ void lapic_poll(struct cpu *c)
 	}
 	if (due == UINT64_MAX)
 		return;
-	now = soft_now_ns();
+	now = now_ns(l);
 	if (now < due)
 		return;
 	switch (timer_mode(l)) {
@@ -494,6 +499,21 @@ static void write_lvt(struct cpu *c, unsigned i, uint32_t v)
 	} else {
 		start_timer(l, left);
 	}
+}
+
+void lapic_stop_time(struct cpu *c, uint64_t ns)
+{
+	c->lapic->stopped_ns = ns;
+}
+
+void lapic_start_time(struct cpu *c, uint64_t ns)
+{
+	struct lapic *l = c->lapic;
+
+	if (l->stopped_ns && l->expiry_ns != UINT64_MAX)
+		l->expiry_ns += ns - l->stopped_ns;
+	l->stopped_ns = 0;
+	look_again(c);
 }
 
 void lapic_force_deadline(struct cpu *c, uint64_t tsc)

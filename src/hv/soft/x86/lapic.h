@@ -39,6 +39,7 @@ struct lapic {
 	uint32_t divide, initial;
 	uint64_t expiry_ns;    /* one-shot, periodic; UINT64_MAX none */
 	uint64_t tsc_deadline; /* 0: none */
+	uint64_t stopped_ns;   /* when time was stopped; 0: it goes on */
 
 	bool pending_eoi; /* some bit of eoi, see take_eoi */
 	uint32_t eoi[8];  /* level vectors ended, not told yet */
@@ -63,6 +64,9 @@ bool lapic_base_valid(const struct cpu *c, uint64_t value);
 void lapic_force_base(struct cpu *c, uint64_t value);
 /* The deadline MSR as a state file holds it, whatever the timer's mode. */
 void lapic_force_deadline(struct cpu *c, uint64_t tsc);
+/* What is left of its timer stays from one CLOCK_MONOTONIC to the other. */
+void lapic_stop_time(struct cpu *c, uint64_t ns);
+void lapic_start_time(struct cpu *c, uint64_t ns);
 
 /* msr.c: CLOCK_MONOTONIC, and its relation to the guest's TSC. */
 uint64_t soft_now_ns(void);
@@ -74,6 +78,9 @@ uint64_t soft_tsc0(struct soft_vm *vm);
 uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc);
 /* Where TSC value is put by the VM's owner: vCPUs that agree stay in step. */
 void soft_set_tsc(struct cpu *c, uint64_t value);
+/* hv_time_stop() and hv_time_start(); no vCPU runs. */
+int soft_time_stop(struct hv_vm *vm);
+int soft_time_start(struct hv_vm *vm);
 
 /* kvmpv.c: set or look at the guest's PV EOI bit; false: not in use. */
 bool kvmpv_eoi_set(struct cpu *c, bool set);

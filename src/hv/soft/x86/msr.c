@@ -44,6 +44,8 @@ static uint64_t ns_to_tsc(struct soft_vm *vm, uint64_t ns)
 /* What all vCPUs count from: they differ by their offsets only. */
 static uint64_t base_tsc(struct soft_vm *vm)
 {
+	if (unlikely(vm->stopped.on))
+		return vm->stopped.tsc;
 	return vm->host_tsc ? __rdtsc() : ns_to_tsc(vm, soft_now_ns());
 }
 
@@ -52,13 +54,18 @@ uint64_t soft_tsc0(struct soft_vm *vm)
 	return vm->host_tsc ? vm->host_tsc0 : ns_to_tsc(vm, vm->ns0);
 }
 
+/* The clock by the TSC of the same moment. */
+static uint64_t clock_at(struct soft_vm *vm, uint64_t tsc)
+{
+	uint64_t since = tsc - soft_tsc0(vm);
+
+	return vm->ns0 +
+	       (uint64_t)((unsigned __int128)since * 1000000 / tsc_khz(vm));
+}
+
 uint64_t soft_clock_ns(struct soft_vm *vm)
 {
-	if (!vm->host_tsc)
-		return soft_now_ns();
-	return vm->ns0 +
-	       (uint64_t)((unsigned __int128)(__rdtsc() - vm->host_tsc0) *
-			  1000000 / tsc_khz(vm));
+	return clock_at(vm, base_tsc(vm));
 }
 
 uint64_t cpu_tsc(struct cpu *c)
@@ -84,9 +91,13 @@ void soft_set_tsc(struct cpu *c, uint64_t value)
 {
 	uint64_t near = (uint64_t)tsc_khz(c->vm) * 1000;
 	uint64_t offset = value - (cpu_tsc(c) - c->tsc_offset);
+	unsigned n = c->vm->stopped.on ? 0 : c->vcpu.id;
 
-	/* vCPUs are saved one after the other: a second is no difference. */
-	for (unsigned i = 0; i < c->vcpu.id && i < HV_MAX_VCPUS; i++) {
+	/*
+	 * Where time goes on, vCPUs are saved one after the other: a second is
+	 * no difference.
+	 */
+	for (unsigned i = 0; i < n && i < HV_MAX_VCPUS; i++) {
 		struct cpu *o =
 			__atomic_load_n(&c->vm->cpu[i], __ATOMIC_ACQUIRE);
 
@@ -96,6 +107,44 @@ void soft_set_tsc(struct cpu *c, uint64_t value)
 		}
 	}
 	c->tsc_offset = offset;
+}
+
+int soft_time_stop(struct hv_vm *hv)
+{
+	struct soft_vm *vm = (struct soft_vm *)hv;
+
+	if (vm->stopped.on)
+		return 0;
+	vm->stopped.tsc = base_tsc(vm);
+	vm->stopped.ns = soft_now_ns();
+	vm->stopped.on = true;
+	for (unsigned i = 0; i < HV_MAX_VCPUS; i++)
+		if (vm->cpu[i])
+			lapic_stop_time(vm->cpu[i], vm->stopped.ns);
+	return 0;
+}
+
+int soft_time_start(struct hv_vm *hv)
+{
+	struct soft_vm *vm = (struct soft_vm *)hv;
+	uint64_t tsc, ns, was = vm->stopped.tsc;
+
+	if (!vm->stopped.on)
+		return 0;
+	vm->stopped.on = false;
+	tsc = base_tsc(vm);
+	ns = soft_now_ns();
+	/* The pages of the clocks follow at the next entry, kvmpv_enter(). */
+	vm->clock_offset -= (int64_t)(clock_at(vm, tsc) - clock_at(vm, was));
+	for (unsigned i = 0; i < HV_MAX_VCPUS; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		if (!c)
+			continue;
+		c->tsc_offset -= tsc - was;
+		lapic_start_time(c, ns);
+	}
+	return 0;
 }
 
 /* -- checks --------------------------------------------------------------- */

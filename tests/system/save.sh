@@ -1,0 +1,32 @@
+#!/bin/sh
+# save.sh HUSK DEMO TOOLS [ROUNDS] - a guest is paused, saved and restored
+#
+# keeper in the guest checks its memory, a disk and its clocks all the time, and
+# keep does this to it; see the heads of both.
+set -eu
+# shellcheck source=tests/system/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_demo
+rounds=${4:-0}
+
+mkdir -p "$tmp/add"
+cp "$tools/keeper" "$tmp/add/"
+echo 'exec /keeper 16 /dev/vda 8' >"$tmp/add/run.sh"
+initrd "$tmp/add"
+truncate -s 8M "$tmp/disk"
+
+keep() {
+	"$tools/keep" --file "$tmp/file" --memory 192 --net null \
+		--cmdline 'console=ttyS0 quiet husk.run="sh /run.sh"' "$@" \
+		>"$tmp/out" 2>&1 || fail "keep $*"
+	grep '^keep: ' "$tmp/out"
+}
+
+if [ "$rounds" = 0 ]; then
+	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
+		pause:50 beat:1 idle:300 move:soft,interp live:2 back:soft \
+		packed:soft
+else
+	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
+		pause:1000 beat:5 "$rounds:soft" 10:soft,interp
+fi

@@ -1,0 +1,612 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_saved.c - machines in files: what is saved comes back, and no damaged
+ * file does anything but be refused
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <dirent.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+
+#include "base/crc32c.h"
+#include "vm/saved/saved.h"
+
+static char dir[] = "/tmp/husk-saved-XXXXXX";
+static char kernel[64], file[64], other[64], disk[64];
+
+/*
+ * A Multiboot kernel that counts: its memory at 2 MiB and the TSC's lowest
+ * word go to a debug-exit device when port 0x3fd (COM1's line status) says
+ * that a byte was typed.
+ */
+static void write_kernel(void)
+{
+	static const uint8_t code[] = {
+		0xff, 0x05, 0x00, 0x00, 0x20, 0x00, /* 1: incl 0x200000 */
+		0x66, 0xba, 0xfd, 0x03,		    /* mov $0x3fd, %dx */
+		0xec,				    /* in %dx, %al */
+		0xa8, 0x01,			    /* test $1, %al */
+		0x74, 0xf1,			    /* jz 1b */
+		0xa1, 0x00, 0x00, 0x40, 0x00,	    /* mov 0x400000, %eax */
+		0x66, 0xba, 0xf4, 0x00,		    /* mov $0xf4, %dx */
+		0xef,				    /* out %eax, %dx */
+		0xf4,				    /* hlt */
+	};
+	uint32_t k[32] = {
+		0x1badb002, 0x10000,  -(0x1badb002u + 0x10000),
+		0x100000,   0x100000, 0,
+		0,	    0x100020,
+	};
+	int fd = open(kernel, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+
+	memcpy(&k[8], code, sizeof(code));
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, k, sizeof(k)), sizeof(k));
+	close(fd);
+}
+
+static struct vm_config *configure(bool with_disk)
+{
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+
+	vm_config_set_kernel(cfg, kernel);
+	vm_config_set_engine(cfg, "soft");
+	vm_config_set_cpus(cfg, 2);
+	vm_config_set_memory(cfg, 16 << 20);
+	assert_int_equal(vm_config_add_device(cfg, "debug-exit", &err), 0);
+	assert_int_equal(vm_config_add_net(cfg, "null", &err), 0);
+	if (with_disk)
+		assert_int_equal(vm_config_add_disk(cfg, disk, false), 0);
+	return cfg;
+}
+
+static struct vm *start(bool with_disk)
+{
+	struct vm_config *cfg = configure(with_disk);
+	struct husk_error err = { 0 };
+	struct vm *vm;
+
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	/* What it ends with. */
+	*(uint32_t *)mem_at(&vm->mem, 0x400000, 4) = 21;
+	assert_int_equal(vm_start(vm, &err), 0);
+	vm_config_destroy(cfg);
+	usleep(20000);
+	return vm;
+}
+
+static struct vm *restore(const char *path, struct husk_error *err)
+{
+	struct vm_config *cfg = NULL;
+	struct vm_saved *saved;
+	struct vm *vm = NULL;
+
+	if (vm_saved_open(path, &saved, err))
+		return NULL;
+	if (!vm_saved_config(saved, &cfg, err))
+		vm_restore(saved, cfg, NULL, &vm, err);
+	vm_config_destroy(cfg);
+	vm_saved_close(saved);
+	return vm;
+}
+
+static uint32_t count(struct vm *vm)
+{
+	return *(volatile uint32_t *)mem_at(&vm->mem, 0x200000, 4);
+}
+
+/* It goes on, and knows what it knew. */
+static void ends_well(struct vm *vm)
+{
+	struct vm_stopped st;
+
+	/* Not taken before the guest has looked at the port. */
+	for (unsigned i = 0; !vm_console_write(vm, VM_SERIAL, "x", 1); i++) {
+		assert_true(i < 10000);
+		usleep(1000);
+	}
+	assert_int_equal(vm_wait(vm, 20000, &st), 0);
+	assert_int_equal(st.reason, VM_STOP_EXIT);
+	assert_int_equal(st.code, 21 << 1 | 1);
+	vm_destroy(vm);
+}
+
+/* -- pause ---------------------------------------------------------------- */
+
+static void test_pause(void **state)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+	uint64_t now, clock, later;
+	uint32_t n;
+
+	for (unsigned i = 0; i < 200; i++) {
+		assert_int_equal(vm_pause(vm, &err), 0);
+		assert_int_equal(vm_pause(vm, &err), 0);
+		assert_true(vm_is_paused(vm));
+		assert_int_equal(vm_resume(vm, &err), 0);
+		assert_false(vm_is_paused(vm));
+	}
+	assert_int_equal(vm_pause(vm, &err), 0);
+	n = count(vm);
+	now = machine_now(vm);
+	assert_int_equal(hv_clock_get(vm->hv, &clock), 0);
+	usleep(30000);
+	assert_int_equal(count(vm), n);
+	assert_int_equal(machine_now(vm), now);
+	assert_int_equal(hv_clock_get(vm->hv, &later), 0);
+	assert_int_equal(clock, later);
+	assert_int_equal(vm_resume(vm, &err), 0);
+	ends_well(vm);
+	/* One that is stopped while it is paused. */
+	vm = start(false);
+	assert_int_equal(vm_pause(vm, &err), 0);
+	vm_stop(vm);
+	assert_int_equal(vm_resume(vm, &err), -ESRCH);
+	assert_int_equal(vm_pause(vm, &err), -ESRCH);
+	vm_destroy(vm);
+}
+
+static void test_begin_paused(void **state)
+{
+	struct vm_config *cfg = configure(false);
+	struct husk_error err = { 0 };
+	struct vm *vm;
+
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	*(uint32_t *)mem_at(&vm->mem, 0x400000, 4) = 21;
+	assert_int_equal(vm_pause(vm, &err), 0);
+	assert_int_equal(vm_start(vm, &err), 0);
+	usleep(20000);
+	assert_int_equal(count(vm), 0);
+	assert_int_equal(vm_resume(vm, &err), 0);
+	ends_well(vm);
+	vm_config_destroy(cfg);
+}
+
+/* -- save and restore ----------------------------------------------------- */
+
+static void test_round(void **state)
+{
+	static const struct vm_save_options packed = { .compress = true };
+	struct vm_save_result r;
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false), *again[3];
+	uint32_t n;
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, &r, &err), 0);
+	assert_true(r.bytes > 0 && r.bytes < 8 << 20);
+	n = count(vm);
+	assert_int_equal(vm_save(vm, other, &packed, NULL, NULL, &r, &err), 0);
+	usleep(20000);
+	assert_true(count(vm) > n);
+	ends_well(vm);
+	/* Several of one file, each by itself; and one of a restored one. */
+	for (unsigned i = 0; i < 3; i++) {
+		again[i] = restore(i < 2 ? file : other, &err);
+		assert_non_null(again[i]);
+		assert_true(count(again[i]) > 0);
+	}
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(vm_start(again[i], &err), 0);
+	*(uint32_t *)mem_at(&again[0]->mem, 0x400000, 4) = 99;
+	ends_well(again[1]);
+	ends_well(again[2]);
+	*(uint32_t *)mem_at(&again[0]->mem, 0x400000, 4) = 21;
+	assert_int_equal(vm_save(again[0], other, NULL, NULL, NULL, &r, &err),
+			 0);
+	ends_well(again[0]);
+	vm = restore(other, &err);
+	assert_non_null(vm);
+	assert_int_equal(vm_start(vm, &err), 0);
+	ends_well(vm);
+}
+
+static void test_look(void **state)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+	struct vm_saved_section section;
+	struct vm_saved_info info;
+	struct vm_saved *saved;
+	unsigned n = 0;
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+	vm_destroy(vm);
+	assert_int_equal(vm_saved_open(file, &saved, &err), 0);
+	vm_saved_info(saved, &info);
+	assert_string_equal(info.engine, "soft");
+	assert_int_equal(info.cpus, 2);
+	assert_int_equal(info.memory, 16 << 20);
+	assert_true(info.memory_used < info.memory);
+	while (!vm_saved_section(saved, n, &section))
+		n++;
+	assert_int_equal(n, info.sections);
+	assert_int_equal(vm_saved_check(saved, NULL, NULL, &err), 0);
+	vm_saved_close(saved);
+}
+
+/* A disk in use: saved with stop, and only restored when it is the same. */
+static void test_disk(void **state)
+{
+	const struct vm_save_options stop = { .stop = true };
+	struct vm_restore_options force = { .force = true };
+	struct husk_error err = { 0 };
+	struct vm_config *cfg;
+	struct vm_saved *saved;
+	struct vm *vm = start(true);
+	int fd;
+
+	assert_int_equal(vm_save(vm, file, &stop, NULL, NULL, NULL, &err), 0);
+	assert_true(vm_is_paused(vm));
+	vm_destroy(vm);
+	vm = restore(file, &err);
+	assert_non_null(vm);
+	vm_destroy(vm);
+	fd = open(disk, O_WRONLY);
+	assert_int_equal(pwrite(fd, "changed", 7, 4096), 7);
+	close(fd);
+	assert_null(restore(file, &err));
+	assert_non_null(strstr(err.text, "has changed since"));
+	assert_int_equal(vm_saved_open(file, &saved, &err), 0);
+	assert_int_equal(vm_saved_config(saved, &cfg, &err), 0);
+	assert_int_equal(vm_restore(saved, cfg, &force, &vm, &err), 0);
+	vm_destroy(vm);
+	/* Another machine than the saved one. */
+	vm_config_set_memory(cfg, 32 << 20);
+	assert_int_equal(vm_restore(saved, cfg, &force, &vm, &err), -EINVAL);
+	assert_null(vm);
+	vm_config_set_memory(cfg, 16 << 20);
+	assert_int_equal(vm_config_add_device(cfg, "virtio-rng", &err), 0);
+	assert_int_equal(vm_restore(saved, cfg, &force, &vm, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "device rng1"));
+	vm_config_destroy(cfg);
+	vm_saved_close(saved);
+}
+
+static unsigned files_in(const char *path);
+
+static int moved(void *opaque, unsigned i, const char *path)
+{
+	snprintf(opaque, 128, "%u %s", i, path);
+	return 0;
+}
+
+static void write_disk(struct vm *vm, const char *text)
+{
+	char sector[512] = "";
+
+	snprintf(sector, sizeof(sector), "%s", text);
+	assert_int_equal(block_write(vm->block[0], 0, sector, 512), 0);
+}
+
+static void disk_says(struct vm *vm, const char *text)
+{
+	char sector[512];
+
+	assert_int_equal(block_read(vm->block[0], 0, sector, 512), 0);
+	assert_string_equal(sector, text);
+}
+
+/* Each of a live save's machines has its own disk from that moment on. */
+static void test_frozen(void **state)
+{
+	char where[128] = "", name[300];
+	const struct vm_save_options o = { .disk_moved = moved,
+					   .opaque = where };
+	struct husk_error err = { 0 };
+	struct vm *vm, *a, *b;
+	unsigned n = files_in(dir);
+	struct dirent *e;
+	DIR *d;
+
+	vm = start(true);
+	write_disk(vm, "before");
+	if (vm_save(vm, file, &o, NULL, NULL, NULL, &err))
+		fail_msg("%s", err.text);
+	assert_memory_equal(where, "0 /tmp/husk-saved-", 18);
+	write_disk(vm, "after");
+	a = restore(file, &err);
+	assert_non_null(a);
+	b = restore(file, &err);
+	assert_non_null(b);
+	disk_says(a, "before");
+	write_disk(a, "of a");
+	disk_says(b, "before");
+	disk_says(vm, "after");
+	/* And once more from there, with the first image two steps below. */
+	assert_int_equal(vm_save(vm, other, NULL, NULL, NULL, NULL, &err), 0);
+	write_disk(vm, "later");
+	vm_destroy(b);
+	b = restore(other, &err);
+	assert_non_null(b);
+	disk_says(b, "after");
+	vm_destroy(a);
+	vm_destroy(b);
+	vm_destroy(vm);
+	/* A save that fails early leaves no images, nor does a restore. */
+	assert_true(files_in(dir) > n);
+	d = opendir(dir);
+	while ((e = readdir(d))) {
+		snprintf(name, sizeof(name), "%s/%s", dir, e->d_name);
+		if (strstr(e->d_name, ".qcow2"))
+			unlink(name);
+	}
+	closedir(d);
+	n = files_in(dir);
+	assert_null(restore(other, &err));
+	vm = start(true);
+	assert_int_equal(vm_save(vm, "/nowhere/x", NULL, NULL, NULL, NULL,
+				 &err),
+			 -ENOENT);
+	vm_destroy(vm);
+	assert_int_equal(files_in(dir), n);
+}
+
+/* -- what goes wrong while saving ----------------------------------------- */
+
+static bool stop_it(void *opaque, uint64_t done, uint64_t total)
+{
+	return false;
+}
+
+static unsigned files_in(const char *path)
+{
+	DIR *d = opendir(path);
+	unsigned n = 0;
+
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+static void test_save_fails(void **state)
+{
+	const struct vm_save_options stop = { .stop = true };
+	struct rlimit old, small = { 200000, RLIM_INFINITY };
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+	struct stat before, after;
+	unsigned n;
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(stat(file, &before), 0);
+	n = files_in(dir);
+	assert_int_equal(vm_save(vm, file, &stop, stop_it, NULL, NULL, &err),
+			 -ECANCELED);
+	assert_false(vm_is_paused(vm));
+	assert_int_equal(vm_save(vm, "/nowhere/x", NULL, NULL, NULL, NULL,
+				 &err),
+			 -ENOENT);
+	/* A full disk, as the writer sees it. */
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &old);
+	small.rlim_max = old.rlim_max;
+	for (; small.rlim_cur < 3000000; small.rlim_cur += 700000) {
+		setrlimit(RLIMIT_FSIZE, &small);
+		assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL,
+					 &err),
+				 -EFBIG);
+		assert_int_equal(vm_save(vm, file, &stop, NULL, NULL, NULL,
+					 &err),
+				 -EFBIG);
+		assert_false(vm_is_paused(vm));
+	}
+	setrlimit(RLIMIT_FSIZE, &old);
+	assert_int_equal(files_in(dir), n);
+	assert_int_equal(stat(file, &after), 0);
+	assert_int_equal(before.st_ino, after.st_ino);
+	ends_well(vm);
+}
+
+/* -- damaged files -------------------------------------------------------- */
+
+static uint8_t *image;
+static size_t image_len, meta_len;
+
+static void put_file(const uint8_t *data, size_t len)
+{
+	int fd = open(other, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, data, len), len);
+	close(fd);
+}
+
+static int try_it(struct husk_error *err)
+{
+	struct vm_saved *saved;
+	int ret;
+
+	memset(err, 0, sizeof(*err));
+	ret = vm_saved_open(other, &saved, err);
+	if (!ret)
+		vm_saved_close(saved);
+	else
+		assert_true(*err->text);
+	return ret;
+}
+
+static void change(size_t at, const void *data, size_t len)
+{
+	int fd = open(other, O_WRONLY);
+
+	assert_int_equal(pwrite(fd, data, len, (off_t)at), len);
+	close(fd);
+}
+
+/* The checksums are right again: what remains is what the reader checks. */
+static void seal(uint8_t *p)
+{
+	struct saved_header *h = (void *)p;
+	struct saved_entry *e = (void *)(p + sizeof(*h));
+
+	for (unsigned i = 0; i < h->nsections; i++)
+		if (e[i].at < meta_len && e[i].size <= meta_len - e[i].at)
+			e[i].crc = crc32c(0, p + e[i].at, e[i].size);
+	h->table_crc = crc32c(0, e, h->nsections * sizeof(*e));
+	h->crc = 0;
+	h->crc = crc32c(0, h, sizeof(*h));
+}
+
+static void load_image(void)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+	struct stat st;
+	int fd;
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+	vm_destroy(vm);
+	fd = open(file, O_RDONLY);
+	fstat(fd, &st);
+	image_len = (size_t)st.st_size;
+	image = malloc(image_len);
+	assert_int_equal(read(fd, image, image_len), image_len);
+	close(fd);
+	meta_len = ((struct saved_header *)(void *)image)->ram_at;
+}
+
+static void test_flipped(void **state)
+{
+	struct husk_error err;
+
+	load_image();
+	put_file(image, image_len);
+	assert_int_equal(try_it(&err), 0);
+	/* All of the header and the table, and some of each field. */
+	for (size_t i = 0; i < meta_len; i += i < 2048 ? 1 : 5) {
+		uint8_t b = image[i] ^ (uint8_t)(1u << i % 8);
+
+		change(i, &b, 1);
+		if (!try_it(&err))
+			fail_msg("byte %zu of %zu does not matter", i,
+				 meta_len);
+		change(i, &image[i], 1);
+	}
+	assert_int_equal(try_it(&err), 0);
+	free(image);
+}
+
+static void test_cut(void **state)
+{
+	struct husk_error err;
+
+	load_image();
+	put_file(image, image_len);
+	for (size_t len = image_len; len > 4096; len -= len / 7) {
+		assert_int_equal(truncate(other, (off_t)len - 1), 0);
+		assert_int_equal(try_it(&err), -EBADMSG);
+	}
+	for (size_t len = 0; len < 4096; len += 63) {
+		put_file(image, len);
+		assert_int_equal(try_it(&err), -EBADMSG);
+	}
+	put_file(image, image_len);
+	assert_int_equal(truncate(other, (off_t)image_len + 4096), 0);
+	assert_int_equal(try_it(&err), -EBADMSG);
+	free(image);
+}
+
+/* Changes of the table and header with checksums that fit. */
+static void test_hostile(void **state)
+{
+	struct husk_error err;
+	struct saved_header *h;
+	struct saved_entry *e, swap;
+	struct saved_unit *u = NULL;
+	uint8_t *copy;
+	int ret;
+
+	load_image();
+	copy = malloc(image_len);
+	h = (void *)copy;
+	e = (void *)(copy + sizeof(*h));
+	for (unsigned n = 0; n < 14; n++) {
+		memcpy(copy, image, image_len);
+		for (unsigned i = 0; i < h->nsections; i++)
+			if (!strcmp(e[i].name, "ram"))
+				u = (void *)(copy + e[i].at);
+		assert_non_null(u);
+		switch (n) {
+		case 0: h->version = 2; break;
+		case 1: e[3].version = 77; break; /* the first CPUID */
+		case 2: memcpy(e[5].name, e[6].name, 32); break;
+		case 3:
+			swap = e[7];
+			e[7] = e[8];
+			e[8] = swap;
+			break;
+		case 4: e[2].size = UINT64_MAX; break;
+		case 5: e[2].at = UINT64_MAX - 7; break;
+		case 6: h->nsections = 100000; break;
+		case 7: h->ram_at = UINT64_MAX & ~4095ull; break;
+		case 8: h->ram_size = 1ull << 60; break;
+		case 9: u[0].size = UINT32_MAX; break;
+		case 10: u[0].at += 4096; break;
+		case 11: h->flags = SAVED_COMPRESSED; break;
+		case 12: h->nsections--; break;
+		case 13: h->file_size += 1ull << 40; break;
+		}
+		if (n != 6)
+			seal(copy);
+		put_file(copy, image_len);
+		ret = try_it(&err);
+		assert_int_equal(ret, n < 2 ? -ENOTSUP : -EBADMSG);
+	}
+	free(copy);
+	free(image);
+}
+
+static int make_folder(void **state)
+{
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);
+	snprintf(file, sizeof(file), "%s/file", dir);
+	snprintf(other, sizeof(other), "%s/other", dir);
+	snprintf(disk, sizeof(disk), "%s/disk", dir);
+	write_kernel();
+	close(open(disk, O_CREAT | O_WRONLY, 0600));
+	return truncate(disk, 1 << 20);
+}
+
+static int remove_folder(void **state)
+{
+	unlink(kernel);
+	unlink(file);
+	unlink(other);
+	unlink(disk);
+	return rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_begin_paused),
+		cmocka_unit_test(test_round),
+		cmocka_unit_test(test_look),
+		cmocka_unit_test(test_disk),
+		cmocka_unit_test(test_frozen),
+		cmocka_unit_test(test_save_fails),
+		cmocka_unit_test(test_flipped),
+		cmocka_unit_test(test_cut),
+		cmocka_unit_test(test_hostile),
+	};
+
+	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
