@@ -3,7 +3,8 @@
  * bootstep.c - a kernel boots on two engines, compared at every exit
  *
  * bootstep [--a ENGINE] [--b ENGINE] [--memory MIB] [--cmdline TEXT]
- *          [--exits N] [--every N] [--from N] [--quiet 1] KERNEL INITRD
+ *          [--exits N] [--until TEXT] [--every N] [--from N] [--quiet 1]
+ *          KERNEL INITRD
  *
  * Two whole machines of one vCPU, without their threads: this program runs
  * the vCPUs in turn from exit to exit.  Time is made up: it goes on by a step
@@ -44,11 +45,13 @@ struct side {
 	struct hv_state s;
 	struct hv_exit exit;
 	uint64_t output; /* characters */
+	char said[512];	 /* the last ones */
+	bool seen;	 /* --until */
 };
 
 static struct side a = { .engine = "soft,eager" };
 static struct side b = { .engine = "soft,interp" };
-static const char *kernel, *initrd;
+static const char *kernel, *initrd, *until;
 static const char *cmdline = "console=ttyS0 notscdeadline";
 static uint64_t memory = 256 << 20, every = 256, from, last = UINT64_MAX;
 static uint64_t flag_words;
@@ -66,6 +69,14 @@ static void on_output(void *opaque, const void *data, size_t len)
 {
 	struct side *s = opaque;
 
+	for (size_t k = 0; k < len; k++) {
+		/* The last byte stays 0. */
+		memmove(s->said, s->said + 1, sizeof(s->said) - 2);
+		s->said[sizeof(s->said) - 2] = ((const char *)data)[k];
+	}
+	if (until && len &&
+	    memmem(s->said, sizeof(s->said), until, strlen(until)))
+		s->seen = true;
 	s->output += len;
 	if (s == &b && !quiet)
 		fwrite(data, 1, len, stdout);
@@ -91,9 +102,10 @@ static void side_start(struct side *s)
 	vm_config_set_memory(cfg, memory);
 	vm_config_set_output(cfg, VM_SERIAL, on_output, s);
 	vm_config_set_log(cfg, on_log, s);
-	s->over = false;
+	s->over = s->seen = false;
+	memset(s->said, 0, sizeof(s->said));
 	s->output = 0;
-	if (vm_create(cfg, &s->vm, &err))
+	if (vm_create(cfg, &s->vm, &err) || !s->vm)
 		die("machine", err.text);
 	vm_config_destroy(cfg);
 	made_up_start(&s->made_up, s->vm->hv, s->vm->cpu[0].hv);
@@ -131,7 +143,7 @@ static void side_run(struct side *s)
 		die("hv_vcpu_complete", strerror(-r));
 	if (hv_vcpu_get(cpu->hv, HV_STATE_ALL, &s->s))
 		die("hv_vcpu_get", "failed");
-	s->over |= s->made_up.idle || atomic_load(&s->vm->stopping);
+	s->over |= s->seen || s->made_up.idle || atomic_load(&s->vm->stopping);
 	made_up_leave();
 }
 
@@ -360,6 +372,8 @@ static void option(const char *o, const char *v)
 		memory = number_arg(v) << 20;
 	else if (!strcmp(o, "--exits"))
 		last = number_arg(v);
+	else if (!strcmp(o, "--until"))
+		until = v;
 	else if (!strcmp(o, "--every"))
 		every = number_arg(v);
 	else if (!strcmp(o, "--from"))

@@ -882,6 +882,14 @@ static bool is_maskmov(const struct insn *in)
 	       in->i.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
 }
 
+static bool is_dot_product(const struct insn *in)
+{
+	return in->i.mnemonic == ZYDIS_MNEMONIC_DPPS ||
+	       in->i.mnemonic == ZYDIS_MNEMONIC_DPPD ||
+	       in->i.mnemonic == ZYDIS_MNEMONIC_VDPPS ||
+	       in->i.mnemonic == ZYDIS_MNEMONIC_VDPPD;
+}
+
 static bool is_cmps(const struct insn *in)
 {
 	return in->i.meta.category == ZYDIS_CATEGORY_STRINGOP &&
@@ -981,6 +989,9 @@ static bool compare(const struct insn *in, const struct state *s,
 		a->fpu[24] |= 0x20;
 		b->fpu[24] |= 0x20;
 	}
+	/* DPPS and DPPD raise between their steps, whose flags add up here. */
+	if (a->vector == 19 && is_dot_product(in))
+		b->fpu[24] = a->fpu[24];
 	/* Whether an MMX instruction that faults has left x87 mode. */
 	if (a->vector != 3 && uses_mmx(in))
 		memcpy(b->fpu, a->fpu, 24);

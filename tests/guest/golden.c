@@ -402,6 +402,7 @@ int main(int argc, char **argv)
 	file = whole_file(argv[1 + write]);
 	if (write && !(out = fopen(argv[2], "we"))) {
 		perror(argv[2]);
+		free(file);
 		return 1;
 	}
 	for (unsigned m = 0; m < MODES; m++)

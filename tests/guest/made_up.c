@@ -100,7 +100,7 @@ long __wrap_syscall(long n, ...)
 
 	va_start(ap, n);
 	for (unsigned k = 0; k < 6; k++)
-		v[k] = va_arg(ap, long);
+		v[k] = va_arg(ap, long); /* NOLINT(*-valist.*) */
 	va_end(ap);
 	if (current && n == SYS_futex && v[1] == FUTEX_WAIT_BITSET_PRIVATE) {
 		sleep_until((const struct timespec *)v[3]);
