@@ -55,7 +55,7 @@ static int want_number(struct control_call *call, const char *key, int64_t max,
 static int want_size(struct control_call *call, const char *key, uint64_t *out)
 {
 	json_object *v;
-	int64_t n;
+	int64_t n = 0;
 	int ret;
 
 	if (json_object_object_get_ex(call->request, key, &v) &&
@@ -109,8 +109,8 @@ static int do_console(struct control_call *call)
 
 static int do_resize_disk(struct control_call *call)
 {
-	uint64_t size;
-	int64_t disk;
+	uint64_t size = 0;
+	int64_t disk = 0;
 	int ret = want_number(call, "disk", 1000, &disk);
 
 	if (!ret)
@@ -122,7 +122,7 @@ static int do_resize_disk(struct control_call *call)
 static int do_link(struct control_call *call)
 {
 	json_object *up;
-	int64_t net;
+	int64_t net = 0;
 	int ret = want_number(call, "network", 1000, &net);
 
 	if (ret)
@@ -151,7 +151,7 @@ static int do_devices(struct control_call *call)
 static int do_balloon(struct control_call *call)
 {
 	struct vm_balloon_stats st;
-	uint64_t target;
+	uint64_t target = 0;
 	int ret = 0;
 
 	if (json_object_object_get_ex(call->request, "target", NULL)) {

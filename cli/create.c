@@ -98,7 +98,7 @@ static int copy(const char *file, const char *path, uint64_t size)
 				       .format = "qcow2" };
 	struct bar bar = { .what = "copying", .go_on = go_on };
 	struct husk_error err = { 0 };
-	struct vm_disk_info info;
+	struct vm_disk_info info = { .size = 0 };
 	int ret = vm_disk_convert(file, path, &how, bar_progress, &bar, &err);
 
 	bar_end(&bar);

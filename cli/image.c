@@ -104,6 +104,7 @@ static int find_parts(struct image *m)
 	};
 	const char *mirror = getenv("HUSK_DEBIAN_MIRROR");
 	uint64_t sum = 0xcbf29ce484222325;
+	char cache[sizeof(m->top) - 16];
 	int ret;
 
 	if (!beside(m->script, sizeof(m->script), scripts)) {
@@ -122,10 +123,10 @@ static int find_parts(struct image *m)
 		sum = add_bytes(sum, mirror, strlen(mirror));
 	snprintf(m->key, sizeof(m->key), "debian-12%s-%016" PRIx64,
 		 m->cloud_init ? "-cloud-init" : "", sum);
-	ret = cache_dir(m->top, sizeof(m->top) - 16);
+	ret = cache_dir(cache, sizeof(cache));
 	if (ret)
 		return ret;
-	strcat(m->top, "/images");
+	snprintf(m->top, sizeof(m->top), "%s/images", cache);
 	if (mkdir(m->top, 0700) && errno != EEXIST) {
 		complain("%s: %s", m->top, strerror(errno));
 		return EXIT_FAULT;
@@ -176,7 +177,7 @@ static void sweep(const struct image *m)
 {
 	DIR *dir = opendir(m->top);
 	size_t n = strlen(m->key);
-	char path[PATH_SIZE];
+	char path[PATH_SIZE + 256];
 	struct dirent *e;
 
 	while (dir && (e = readdir(dir))) {

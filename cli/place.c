@@ -457,12 +457,11 @@ int place_each(int (*f)(void *opaque, struct place *p), void *opaque)
 	for (int i = 0; i < n; i++) {
 		struct place p;
 
-		if (!ret && place_exists(names[i]->d_name))
+		if (!ret && place_exists(names[i]->d_name)) {
 			ret = set_place(&p, names[i]->d_name);
-		else
-			*p.name = 0;
-		if (!ret && *p.name)
-			ret = f(opaque, &p);
+			if (!ret)
+				ret = f(opaque, &p);
+		}
 		free(names[i]);
 	}
 	free(names);

@@ -53,10 +53,13 @@ static int read_file(const char *path, char **data, size_t *len)
 	*data = NULL;
 	if (!f && errno == ENOENT)
 		return -ENOENT;
-	*data = f ? malloc(MAX_FILE + 1) : NULL;
-	*len = *data ? fread(*data, 1, MAX_FILE, f) : 0;
-	if (!*data || ferror(f)) {
-		ret = -errno;
+	*len = 0;
+	if (f)
+		*data = malloc(MAX_FILE + 1);
+	if (f && *data)
+		*len = fread(*data, 1, MAX_FILE, f);
+	if (!f || !*data || ferror(f)) {
+		ret = errno ? -errno : -EIO;
 		complain("%s: %s", path, strerror(errno));
 	} else if (*len == MAX_FILE) {
 		ret = -EFBIG;
@@ -93,7 +96,7 @@ static int read_keys(const char *path, json_object **keys)
 	*keys = json_object_new_array();
 	if (ret == -ENOENT)
 		complain("--ssh-key %s: %s", path, strerror(ENOENT));
-	if (ret)
+	if (ret || !data)
 		return EXIT_USAGE;
 	if (strstr(data, "PRIVATE KEY")) {
 		complain("--ssh-key %s: is a private key; the public one is in "

@@ -110,6 +110,7 @@ static int run_locked(struct place *p, struct vm_config *cfg, struct session *s,
 		s->control = &control;
 		ret = session_run(s);
 		control_flush(&control);
+		s->control = NULL;
 	}
 	control_close(&control);
 	place_release(p);

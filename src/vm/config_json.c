@@ -182,7 +182,7 @@ static int read_engine(struct reader *r, const char *key, json_object *v)
 
 static int read_version(struct reader *r, const char *key, json_object *v)
 {
-	uint64_t n;
+	uint64_t n = 0;
 
 	if (want_number(r, key, v, INT_MAX, &n))
 		return -EINVAL;
@@ -196,7 +196,7 @@ static int read_version(struct reader *r, const char *key, json_object *v)
 
 static int read_cpus(struct reader *r, const char *key, json_object *v)
 {
-	uint64_t n;
+	uint64_t n = 0;
 
 	if (want_number(r, key, v, INT_MAX, &n))
 		return -EINVAL;
@@ -233,7 +233,7 @@ static int parse_size(const char *text, uint64_t *out)
 static int read_memory(struct reader *r, const char *key, json_object *v)
 {
 	const char *text = text_of(v);
-	uint64_t n;
+	uint64_t n = 0;
 
 	if (text) {
 		if (parse_size(text, &n))
@@ -402,8 +402,10 @@ static int read_net_kind(struct reader *r, struct net_config *n, json_object *o)
 		if (!json_object_object_get_ex(o, where[i], &v))
 			continue;
 		if (text || option_text(v, number, sizeof(number), &text) ||
-		    !text)
+		    !text) {
+			free(full);
 			return bad_option(r, "networks", where[i], -EINVAL);
+		}
 		if (i == 0) {
 			text = full = full_path(r, text);
 			if (!full)
@@ -429,7 +431,7 @@ static int read_forwards(struct reader *r, struct net_config *n, json_object *v)
 {
 	size_t count;
 
-	if (!json_object_is_type(v, json_type_array) ||
+	if (!json_object_is_type(v, json_type_array) || !n->kind ||
 	    strcmp(n->kind, "shared") != 0)
 		return error_set(r->err, -EINVAL,
 				 "\"forwards\": a list of strings, in a shared "
@@ -903,7 +905,7 @@ int vm_config_load(const char *path, struct vm_config **cfg,
 		return error_errno(err, -errno, "%s", path);
 	ret = read_all(fd, &text, &len);
 	close(fd);
-	if (ret)
+	if (ret || !text)
 		return error_errno(err, ret, "%s", path);
 	dir = folder_of(path);
 	ret = vm_config_from_json(text, len, dir, cfg, &why);

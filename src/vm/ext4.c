@@ -115,7 +115,7 @@ static int check_super(struct fs *fs)
 static int open_fs(struct fs *fs, const struct ext4_disk *disk, uint64_t start,
 		   uint64_t size, struct husk_error *err)
 {
-	uint8_t s[SUPER_SIZE];
+	uint8_t s[SUPER_SIZE] = { 0 };
 	uint32_t shift;
 
 	*fs = (struct fs){
@@ -147,7 +147,7 @@ static int open_fs(struct fs *fs, const struct ext4_disk *disk, uint64_t start,
 
 static int read_inode(struct fs *fs, uint32_t number, struct inode *inode)
 {
-	uint8_t desc[64] = { 0 }, i[INODE_CORE];
+	uint8_t desc[64] = { 0 }, i[INODE_CORE] = { 0 };
 	uint32_t group, index;
 	uint64_t table;
 
@@ -398,7 +398,7 @@ static int read_link(struct fs *fs, const struct inode *inode, char *to)
  */
 static int walk(struct fs *fs, const char *path, struct inode *inode)
 {
-	char rest[2 * MAX_PATH], link[MAX_PATH + 1];
+	char rest[2 * MAX_PATH], link[MAX_PATH + 1] = "";
 	uint32_t number = ROOT_INODE, next = 0;
 	unsigned links = 0;
 	int ret;
@@ -406,7 +406,7 @@ static int walk(struct fs *fs, const char *path, struct inode *inode)
 	if (strlen(path) >= MAX_PATH)
 		return error_set(fs->err, -ENAMETOOLONG,
 				 "the path is too long");
-	strcpy(rest, path);
+	memcpy(rest, path, strlen(path) + 1);
 	for (;;) {
 		char *p = rest + strspn(rest, "/");
 		size_t n = strcspn(p, "/"), left = strlen(p + n);
@@ -497,7 +497,7 @@ static int next_partition(const struct ext4_disk *disk, unsigned *number,
 static int read_from(struct fs *fs, const char *path, uint64_t max_size,
 		     const struct sink *sink)
 {
-	struct inode inode;
+	struct inode inode = { 0 };
 	int ret = walk(fs, path, &inode);
 
 	if (ret)
