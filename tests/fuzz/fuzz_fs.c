@@ -59,7 +59,10 @@ static void setup(void)
 	char path[128];
 
 	if (!*top) {
-		strcpy(top, "/tmp/husk-fuzz-fs-XXXXXX");
+		const char *tmp = getenv("TMPDIR");
+
+		snprintf(top, sizeof(top), "%.30s/husk-fuzz-fs-XXXXXX",
+			 tmp ? tmp : "/tmp");
 		if (!mkdtemp(top))
 			abort();
 		atexit(clean);

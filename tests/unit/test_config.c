@@ -36,6 +36,7 @@ static void test_reads(void **state)
 		" \"networks\": [{\"kind\": \"unix\", \"path\": \"s,ock\","
 		"  \"listen\": true}, {\"kind\": \"shared\", \"mac\":"
 		"  \"52:54:00:12:34:56\", \"forwards\": [\"2222:22\"]}],"
+		" \"shares\": [\"/tmp:t:ag,ro,idmap=5:6,cache=none\", \"/usr\"],"
 		" \"devices\": [\"virtio-rng\","
 		"  \"virtio-vsock,port=5,socketURL=/s,connect\"],"
 		" \"vsock\": [\"/v,cid=9\"], \"notes\": {\"a\": \"b\"}}",
@@ -64,6 +65,15 @@ static void test_reads(void **state)
 	assert_int_equal(cfg->vsock.nports, 1);
 	assert_int_equal(cfg->vsock.port[0].port, 5);
 	assert_true(cfg->vsock.port[0].to_guest);
+	assert_int_equal(cfg->nshares, 2);
+	assert_string_equal(cfg->share[0].dir, "/tmp:t");
+	assert_string_equal(cfg->share[0].tag, "ag");
+	assert_true(cfg->share[0].readonly);
+	assert_int_equal(cfg->share[0].uid, 5);
+	assert_int_equal(cfg->share[0].gid, 6);
+	assert_int_equal(cfg->share[0].owner, FS_OWNER_HOST);
+	assert_int_equal(cfg->share[0].cache, FS_CACHE_NONE);
+	assert_string_equal(cfg->share[1].tag, "share1");
 	assert_string_equal(vm_config_note(cfg, "a"), "b");
 	assert_null(vm_config_note(cfg, "b"));
 	vm_config_destroy(cfg);

@@ -187,6 +187,33 @@ static void test_linux32(void **state)
 	unlink(path);
 }
 
+/* Shares of a machine lead elsewhere, or nowhere, at any time. */
+static void test_share_set(void **state)
+{
+	char path[] = "/tmp/husk-test-XXXXXX";
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+	struct vm *vm;
+
+	write_linux32(path);
+	vm_config_set_kernel(cfg, path);
+	vm_config_set_engine(cfg, "soft");
+	vm_config_set_memory(cfg, 8 << 20);
+	assert_int_equal(vm_config_add_share(cfg, "/tmp", &err), 0);
+	assert_int_equal(vm_config_add_share(cfg, "/usr,ro", &err), 0);
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	assert_int_equal(vm_share_set(vm, "share", "/usr", &err), 0);
+	assert_int_equal(vm_share_set(vm, "share1", NULL, &err), 0);
+	assert_int_equal(vm_share_set(vm, "share1", "/tmp", &err), 0);
+	assert_int_equal(vm_share_set(vm, "share2", "/usr", &err), -ENOENT);
+	assert_non_null(strstr(err.text, "share2"));
+	assert_int_equal(vm_share_set(vm, "share", "/etc/passwd", &err),
+			 -ENOTDIR);
+	vm_destroy(vm);
+	vm_config_destroy(cfg);
+	unlink(path);
+}
+
 static void count_to(const uint32_t *counter, uint32_t n)
 {
 	while (__atomic_load_n(counter, __ATOMIC_RELAXED) < n)
@@ -355,6 +382,7 @@ int main(void)
 		cmocka_unit_test(test_no_thread),
 		cmocka_unit_test(test_linux32),
 		cmocka_unit_test(two_full_machines),
+		cmocka_unit_test(test_share_set),
 		cmocka_unit_test(discarded_code_is_gone),
 	};
 
