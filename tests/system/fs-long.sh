@@ -31,17 +31,17 @@ mount -t virtiofs share /mnt || echo "no share"
 cd /mnt
 fsx /mnt/fsx $seconds 7 &
 for e in psync mmap io_uring; do
-	fio --name=\$e --ioengine=\$e --iodepth=8 --rw=randrw --bs=512-128k \\
+	fio --eta=never --name=\$e --ioengine=\$e --iodepth=8 --rw=randrw --bs=512-128k \\
 		--size=32m --verify=crc32c --do_verify=1 --fallocate=none \\
 		--verify_fatal=1 --directory=/mnt --output=/tmp/fio &&
 		echo "FIO \$e"
 done
-fio --name=direct --direct=1 --ioengine=psync --rw=randwrite --bs=4k \\
+fio --eta=never --name=direct --direct=1 --ioengine=psync --rw=randwrite --bs=4k \\
 	--size=16m --verify=crc32c --verify_fatal=1 --directory=/mnt \\
 	--output=/tmp/fio && echo "FIO direct"
 git config --global user.email a@b; git config --global user.name a
 git init -q repo && cd repo && cp -r /usr/share/perl5 /etc . &&
-	git add -A && git commit -qm one && git gc -q && git fsck --strict &&
+	git add -A && git commit -qm one && git gc -q && git fsck --strict --no-progress &&
 	git clone -q . /mnt/clone && git -C /mnt/clone diff --quiet HEAD &&
 	echo "GIT"
 cd /mnt
@@ -50,7 +50,9 @@ mkdir dpkg && cp -a /var/lib/dpkg dpkg/db &&
 	tar -C / -cf - etc usr/bin usr/sbin var/lib/dpkg | tar -xpf - -C dpkg &&
 	tar -C / -df /dev/null 2>/dev/null
 (cd / && tar -cf - etc usr/bin) | tar -df - -C /mnt/dpkg && echo "TAR"
-chroot_list() { (cd \$1 && find . -printf '%p %u %g %m %s %l\\n' | sort); }
+chroot_list() { (cd \$1 && 
+	find . ! -type d -printf '%p %u %g %m %s %l\\n' -o \\
+		-printf '%p %u %g %m\\n' | sort); }
 chroot_list /etc >/tmp/a; chroot_list /mnt/dpkg/etc >/tmp/b
 cmp /tmp/a /tmp/b && echo "OWNERS"
 chroot_list /usr/bin >/tmp/a; chroot_list /mnt/dpkg/usr/bin >/tmp/b

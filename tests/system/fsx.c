@@ -94,11 +94,12 @@ static void do_write(size_t off, size_t len)
 
 static void do_append(size_t len)
 {
-	int a = open(path, O_WRONLY | O_APPEND);
 	size_t at = size;
+	int a;
 
 	if (size + len > MAX)
 		return;
+	a = open(path, O_WRONLY | O_APPEND);
 	note("append %zu", len);
 	fill(at, len);
 	if (a < 0 || write(a, buf, len) != (ssize_t)len)

@@ -19,7 +19,7 @@
 
 enum { MAX_COPY = 64 << 20 }; /* of one copy_file_range(): others wait */
 
-static int open_it(struct req *r, unsigned flags, bool dir)
+static int open_it(struct req *r, unsigned flags, bool dir, bool kill)
 {
 	struct fuse_open_out out = { 0 };
 	int fd, how = O_RDONLY | O_DIRECTORY;
@@ -40,7 +40,7 @@ static int open_it(struct req *r, unsigned flags, bool dir)
 		     : handle_add(r->fs, i, fd, dir ? O_RDONLY : flags, dir,
 				  &out.fh);
 	if (!ret && how & O_TRUNC)
-		attr_kill(r->fs, i, fd, true);
+		attr_kill(r->fs, i, fd, kill);
 	inode_put(r->fs, i);
 	if (ret)
 		return ret;
@@ -57,12 +57,13 @@ int op_open(struct req *r)
 	if (r->fs->cfg.readonly &&
 	    ((a->flags & O_ACCMODE) != O_RDONLY || a->flags & O_TRUNC))
 		return -EROFS;
-	return open_it(r, a->flags, false);
+	return open_it(r, a->flags, false,
+		       a->open_flags & FUSE_OPEN_KILL_SUIDGID);
 }
 
 int op_opendir(struct req *r)
 {
-	return open_it(r, 0, true);
+	return open_it(r, 0, true, false);
 }
 
 int op_read(struct req *r)

@@ -68,7 +68,9 @@ struct link {
 	char name[NAME_LEN + 1];
 };
 
-static int load_inode(struct fs *fs, struct state *s, struct link *link)
+/* dev: what the share's file system was called; it may have a new number. */
+static int load_inode(struct fs *fs, struct state *s, struct link *link,
+		      uint64_t *dev)
 {
 	struct inode from = { 0 }, *i;
 	uint8_t len = 0;
@@ -76,15 +78,17 @@ static int load_inode(struct fs *fs, struct state *s, struct link *link)
 	*link = (struct link){ 0 };
 	inode_fields(s, &from, &link->parent, link->name, &len);
 	link->id = from.id;
-	if (from.id == FUSE_ROOT_ID)
+	if (from.id == FUSE_ROOT_ID) {
+		*dev = from.dev;
 		return 0;
+	}
 	if (!from.id)
 		return -EINVAL;
 	i = inode_new_locked(fs, from.id, -1);
 	if (!i)
 		return -EINVAL;
 	i->nlookup = from.nlookup;
-	i->dev = from.dev;
+	i->dev = from.dev == *dev ? fs->root->dev : from.dev;
 	i->ino = from.ino;
 	i->born = from.born;
 	i->type = from.type & S_IFMT;
@@ -99,6 +103,7 @@ static int load_inode(struct fs *fs, struct state *s, struct link *link)
 static void load_inodes(struct fs *fs, struct state *s)
 {
 	struct link *links;
+	uint64_t dev = 0;
 	uint32_t n = 0;
 
 	state_u32(s, "inodes", &n);
@@ -114,7 +119,7 @@ static void load_inodes(struct fs *fs, struct state *s)
 	}
 	pthread_mutex_lock(&fs->lock);
 	for (uint32_t k = 0; k < n; k++) {
-		if (!load_inode(fs, s, &links[k]))
+		if (!load_inode(fs, s, &links[k], &dev))
 			continue;
 		state_reject(s, "an inode's number");
 		n = k;
