@@ -669,7 +669,11 @@ static void test_29_special_files(void **state)
 	assert_int_equal(s.c.out.attr.attr.uid, 5);
 	assert_int_equal(s.c.out.attr.attr.rdev, 8 << 8 | 17 | 0x100000);
 	assert_int_equal(mknod_in(&s.c, ROOT, "pipe", S_IFIFO | 0644, 0), 0);
-	assert_true(S_ISFIFO(stat_of(&s, "pipe").st_mode));
+	assert_true(S_ISFIFO(s.c.out.entry.attr.mode));
+	n = s.c.out.entry.nodeid;
+	assert_int_equal(setattr(&s.c, n, FATTR_UID, 5), 0);
+	assert_int_equal(s.c.out.attr.attr.uid, 5);
+	assert_true(S_ISFIFO(s.c.out.attr.attr.mode));
 	share_end(&s);
 }
 

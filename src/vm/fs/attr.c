@@ -10,7 +10,8 @@
  * it, and never has set-user-ID.
  *
  * Device nodes are never made on the host: they are empty files of our user
- * with that attribute and the mode 01600, which nothing else has.
+ * with that attribute and the mode 01600, which nothing else has.  So are
+ * pipes and sockets of a mapped share, which could not have the attribute.
  */
 #include "vm/fs/inside.h"
 
@@ -97,6 +98,12 @@ static bool is_node(const struct statx *sx)
 	return sx->stx_mode == (S_IFREG | NODE_MODE) && !sx->stx_size;
 }
 
+static bool is_special(mode_t mode)
+{
+	return S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) ||
+	       S_ISSOCK(mode);
+}
+
 /* What the host's values mean without the attribute. */
 static void plain_view(struct fs *fs, struct statx *sx)
 {
@@ -118,7 +125,7 @@ void attr_view(struct fs *fs, int fd, struct statx *sx)
 	if (!load_view(fd, &v))
 		return;
 	seen = v.mode & S_IFMT;
-	if (seen != type && !(node && (seen == S_IFCHR || seen == S_IFBLK)))
+	if (seen != type && !(node && is_special(seen)))
 		return;
 	if (node) {
 		sx->stx_rdev_major = v.rdev_major;
@@ -527,7 +534,7 @@ int attr_new(struct req *r, struct inode *dir, int fd, mode_t mode,
 
 	if (ret)
 		return ret;
-	if (S_ISCHR(mode) || S_ISBLK(mode)) {
+	if (is_special(mode) && S_ISREG(sx.stx_mode)) {
 		sx.stx_mode = S_IFREG | NODE_MODE;
 		if (!fs->mapped)
 			return store_node(fs, fd, &v);

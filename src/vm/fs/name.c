@@ -142,7 +142,7 @@ static mode_t made_mode(const struct fs *fs, mode_t mode)
 static int make_file(struct req *r, struct inode *dir, const char *name,
 		     int flags, mode_t mode, uint32_t rdev)
 {
-	bool node = S_ISCHR(mode) || S_ISBLK(mode);
+	bool node = !S_ISREG(mode);
 	int fd, ret;
 
 	if (!node)
@@ -181,27 +181,38 @@ static int make_special(struct req *r, struct inode *dir, mode_t mode)
 	return fd;
 }
 
+static int make_empty(struct req *r, struct inode *dir, mode_t mode,
+		      uint32_t rdev)
+{
+	int fd = make_file(r, dir, r->name, O_RDWR, mode, rdev);
+	int path = fd < 0 ? fd : path_of(r->fs, fd);
+
+	if (fd >= 0)
+		close(fd);
+	return path;
+}
+
 int op_mknod(struct req *r)
 {
 	const struct fuse_mknod_in *a = r->args;
 	mode_t mode = a->mode;
 	struct inode *dir;
-	int fd, path, ret = inode_get(r->fs, r->h.nodeid, &dir);
+	int path, ret = inode_get(r->fs, r->h.nodeid, &dir);
+	bool pipe;
 
 	if (ret)
 		return ret;
 	if (!(mode & S_IFMT))
 		mode |= S_IFREG;
-	if (S_ISFIFO(mode) || S_ISSOCK(mode)) {
-		path = make_special(r, dir, mode);
-	} else if (S_ISREG(mode) || S_ISCHR(mode) || S_ISBLK(mode)) {
-		fd = make_file(r, dir, r->name, O_RDWR, mode, a->rdev);
-		path = fd < 0 ? fd : path_of(r->fs, fd);
-		if (fd >= 0)
-			close(fd);
-	} else {
+	pipe = S_ISFIFO(mode) || S_ISSOCK(mode);
+	if (!pipe && !S_ISREG(mode) && !S_ISCHR(mode) && !S_ISBLK(mode))
 		path = -EINVAL;
-	}
+	else if (pipe && !r->fs->mapped)
+		path = make_special(r, dir, mode);
+	else
+		path = make_empty(r, dir, mode, a->rdev);
+	if (path == -EOPNOTSUPP && pipe)
+		path = make_special(r, dir, mode);
 	ret = path < 0 ? path : entry_answer(r, dir, r->name, path);
 	inode_put(r->fs, dir);
 	return ret;
