@@ -22,7 +22,7 @@
 #include "../agent/frame.h"
 
 /* Of a request that needs no time of its own. */
-enum { ANSWER_MS = 30000, RETRY_MS = 200 };
+enum { ANSWER_MS = 30000, RETRY_MS = 200, SOCKET_MS = 3000 };
 
 static int fail(struct husk_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -157,6 +157,12 @@ int agent_open(const char *path, int timeout_ms, struct husk_error *err)
 
 	for (;;) {
 		fd = dial(path, err);
+		/* A machine that was started just now makes its socket soon. */
+		if (fd < 0 && (fd == -ENOENT || fd == -ECONNREFUSED) &&
+		    now_ms() + RETRY_MS < end && now_ms() < now + SOCKET_MS) {
+			poll(NULL, 0, RETRY_MS);
+			continue;
+		}
 		if (fd < 0)
 			return fd;
 		ret = ask_for_port(fd, patience);

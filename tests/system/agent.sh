@@ -13,6 +13,8 @@ command -v mkfs.ext4 >/dev/null || skip "no mkfs.ext4"
 mkdir -p "$tmp/add/bin" "$tmp/add/etc"
 cp "$agent" "$tmp/add/bin/"
 cp "$tools/sock" "$tmp/add/bin/"
+f=$(find "$demo/root" -name vsock_loopback.ko 2>/dev/null | head -1)
+[ -z "$f" ] || cp "$f" "$tmp/add/"
 echo root:x:0:0:root:/:/bin/sh >"$tmp/add/etc/passwd"
 truncate -s 64M "$tmp/disk"
 mkfs.ext4 -q -O ^metadata_csum "$tmp/disk"
@@ -25,8 +27,9 @@ done
 mkdir /d /dev/pts; mount -t devpts p /dev/pts; mount /dev/vda /d
 date -s 2001-01-01 >/dev/null
 husk-agent &
-# By the loopback, or not at all, nobody in the guest reaches it.
-sleep 1; sock vsock:1:1023 refused
+# By the loopback nobody in the guest reaches it.
+insmod /vsock_loopback.ko; sleep 1
+sock vsock:1:1023 closed
 wait
 G
 guest --net none --disk "$tmp/disk" --vsock "$tmp/v" <"$tmp/script" &
@@ -88,6 +91,6 @@ echo "ok: trim, freeze and thaw"
 "$tools/ask" "$tmp/v" poweroff >/dev/null || fail poweroff
 wait $machine || fail "the machine: $?"
 tr -d '\r' <"$tmp/raw" >"$tmp/out"
-grep -q '^refused' "$tmp/out" || fail "the agent is reached from the guest"
+if [ -n "$f" ]; then says closed; else says 'closed: refused'; fi
 e2fsck -fn "$tmp/disk" >"$tmp/out" 2>&1 || fail "e2fsck"
 echo "ok: power off"

@@ -133,6 +133,13 @@ says 'raw: end'
 says 'raw: type 65'
 "$ask" "$tmp/a" raw=1400000003000000000000000500000000000000000000000000000a >"$tmp/out" || true
 says 'raw: type 65'
+mkdir -p "$tmp/husk/box"
+ln -s "$tmp/a" "$tmp/husk/box/vsock"
+for sep in '' --; do
+	# shellcheck disable=SC2086 # a word or none
+	[ "$(XDG_RUNTIME_DIR=$tmp "$husk" exec box $sep echo by name </dev/null)" = 'by name' ] ||
+		fail "by name"
+done
 kill $server; wait $server 2>/dev/null || true
 in_it --wait 0 -- true </dev/null
 is 125 ''

@@ -10,6 +10,7 @@
  * sock ADDRESS half           half-closes both ways
  * sock ADDRESS refused        expects that nobody listens
  * sock ADDRESS cut            waits for the end of an open connection
+ * sock ADDRESS closed         expects to be sent away without a word
  *
  * ADDRESS is vsock:CID:PORT, unix:PATH, or husk:PATH:PORT (with CONNECT).
  */
@@ -484,6 +485,20 @@ static int cut(const struct address *to)
 	return 0;
 }
 
+static int closed(const struct address *to)
+{
+	int fd = dial(to);
+	struct pollfd p = { fd, POLLIN, 0 };
+	char c;
+
+	if (fd >= 0 && (poll(&p, 1, 5000) != 1 || read(fd, &c, 1) > 0)) {
+		puts("sock: it is taken");
+		return 1;
+	}
+	puts(fd < 0 ? "closed: refused" : "closed");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned n = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 10) : 0;
@@ -518,6 +533,8 @@ int main(int argc, char **argv)
 		return refused(&a);
 	if (!strcmp(argv[2], "cut"))
 		return cut(&a);
+	if (!strcmp(argv[2], "closed"))
+		return closed(&a);
 	printf("sock: %s: unknown\n", argv[2]);
 	return 2;
 }
