@@ -180,7 +180,7 @@ static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 	return live | open;
 }
 
-uint16_t live_at(struct tctx *x, uint64_t target)
+static uint16_t live_at(struct tctx *x, uint64_t target)
 {
 	ZydisDecoder z;
 
@@ -212,10 +212,11 @@ static void liveness(struct tctx *x, uint16_t live)
 		if (plain_branch(i) && i->raw.imm[0].is_relative) {
 			uint64_t to = branch_target(x, ti);
 
+			ti->live_to = live_at(x, to);
 			if (i->meta.category == ZYDIS_CATEGORY_COND_BR)
-				live |= live_at(x, to);
+				live |= ti->live_to;
 			else
-				live = live_at(x, to);
+				live = ti->live_to;
 		}
 		ti->live_out = live;
 		live = (uint16_t)((live & ~ti->kills) | ti->reads);

@@ -170,12 +170,11 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 	switch (i->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR: {
 		uint64_t to = branch_target(x, ti);
-		uint16_t live = live_at(x, to);
 		unsigned cc = i->opcode & 15;
 
 		if (i->mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
 		    i->mnemonic == ZYDIS_MNEMONIC_JECXZ)
-			return emit_jrcxz(x, ti, live);
+			return emit_jrcxz(x, ti, ti->live_to);
 		if (i->mnemonic == ZYDIS_MNEMONIC_JCXZ ||
 		    i->mnemonic == ZYDIS_MNEMONIC_LOOP ||
 		    i->mnemonic == ZYDIS_MNEMONIC_LOOPE ||
@@ -183,7 +182,7 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 			return false;
 		if (!x->fl_host)
 			flags_restore(x);
-		emit_exit(x, to, live, (int)cc);
+		emit_exit(x, to, ti->live_to, (int)cc);
 		return true;
 	}
 	case ZYDIS_CATEGORY_UNCOND_BR:

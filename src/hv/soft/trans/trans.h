@@ -204,6 +204,7 @@ struct tinsn {
 	uint64_t rip;
 	uint16_t reads, kills, writes; /* arithmetic flags */
 	uint16_t live_in, live_out;
+	uint16_t live_to; /* where a direct branch goes */
 	bool vec, x87;
 	int site;     /* -1: none yet */
 	int8_t group; /* group.c: its access belongs to, -1: none */
@@ -459,7 +460,6 @@ bool system_goes_on(const struct cpu *c, const struct decoded *d);
 bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends);
 /* block.c */
 void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc);
-uint16_t live_at(struct tctx *x, uint64_t target);
 uint64_t branch_target(const struct tctx *x, const struct tinsn *ti);
 
 #endif /* SOFT_TRANS_H */
