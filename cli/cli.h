@@ -69,6 +69,7 @@ struct serial {
 	int cut;       /* readable: output is thrown away */
 	bool terminal; /* in is one: escapes, hang-up */
 	bool may_lose; /* nobody has to read */
+	enum vm_port port;
 	struct escape escape;
 	char *input; /* for the guest */
 	size_t len;

@@ -5,6 +5,7 @@
 #include "options.h"
 
 #include <getopt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +32,9 @@ const char machine_help[] =
 	"                        (mount -t virtiofs TAG /mnt; TAG: share)\n"
 	"  --vsock PATH[,cid=N]  sockets of the guest as Unix sockets at PATH\n"
 	"  --reboot exit|again   what a guest's reset does (default exit)\n"
-	"  --panic stop|go-on    what a guest's panic does (default stop)\n";
+	"  --panic stop|go-on    what a guest's panic does (default stop)\n"
+	"  --console WHERE       the console hvc0: stdio in place of the serial port,\n"
+	"                        a file, pty, unix=PATH[,listen] or none (default)\n";
 
 bool machine_option(struct machine_options *m, int c, const char *arg)
 {
@@ -106,6 +109,24 @@ static int set_panic(struct vm_config *cfg, const char *arg)
 	return 0;
 }
 
+static int set_console(struct vm_config *cfg, const char *arg)
+{
+	struct husk_error err = { 0 };
+	char spec[4200];
+
+	if (!strcmp(arg, "none"))
+		return 0;
+	snprintf(spec, sizeof(spec), "virtio-serial,%s%s",
+		 !strcmp(arg, "stdio") || !strcmp(arg, "pty") ? ""
+		 : !strncmp(arg, "unix=", 5)		      ? "socket="
+							      : "logFilePath=",
+		 !strncmp(arg, "unix=", 5) ? arg + 5 : arg);
+	if (!vm_config_add_device(cfg, spec, &err))
+		return 0;
+	complain("--console %s: %s", arg, err.text);
+	return EXIT_USAGE;
+}
+
 static int apply(struct vm_config *cfg, int c, const char *arg)
 {
 	struct husk_error err = { 0 };
@@ -120,6 +141,7 @@ static int apply(struct vm_config *cfg, int c, const char *arg)
 	case 'm': return set_memory(cfg, arg);
 	case 'r': return set_reboot(cfg, arg);
 	case 'P': return set_panic(cfg, arg);
+	case 'O': return set_console(cfg, arg);
 	case 'd': ret = vm_config_add_disk_spec(cfg, arg, &err); break;
 	case 'D': ret = vm_config_add_device(cfg, arg, &err); break;
 	case 'N': ret = vm_config_add_net(cfg, arg, &err); break;

@@ -25,7 +25,8 @@
 	{ "share", 1, NULL, 'H' }, \
 	{ "vsock", 1, NULL, 'V' }, \
 	{ "reboot", 1, NULL, 'r' }, \
-	{ "panic", 1, NULL, 'P' }
+	{ "panic", 1, NULL, 'P' }, \
+	{ "console", 1, NULL, 'O' }
 /* clang-format on */
 
 /* Their part of a --help. */

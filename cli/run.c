@@ -150,6 +150,8 @@ static int configure(struct session *s, const struct options *o)
 		}
 		cmdline = "console=ttyS0 quiet";
 	}
+	if (vm_config_console_is_stdio(s->cfg))
+		cmdline = "console=hvc0";
 	if (!vm_config_cmdline(s->cfg))
 		vm_config_set_cmdline(s->cfg, cmdline);
 	return 0;

@@ -51,7 +51,11 @@ static int open_pty(struct serial *s)
 int serial_open(struct serial *s, const char *where)
 {
 	*s = (struct serial){
-		.where = where, .in = -1, .out = -1, .other = -1
+		.where = where,
+		.in = -1,
+		.out = -1,
+		.other = -1,
+		.port = s->port,
 	};
 	s->cut = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -238,7 +242,7 @@ void serial_push(struct serial *s, struct vm *vm)
 	}
 	if (!s->len)
 		return;
-	n = vm_console_write(vm, VM_SERIAL, s->input, s->len);
+	n = vm_console_write(vm, s->port, s->input, s->len);
 	s->len -= n;
 	memmove(s->input, s->input + n, s->len);
 }

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -48,6 +49,15 @@ static int ended_by(struct session *s, struct vm *vm, int sig)
 	return EXIT_FAULT;
 }
 
+static void tell_size(const struct session *s, struct vm *vm)
+{
+	struct winsize w;
+
+	if (s->serial.terminal && s->serial.port == VM_CONSOLE &&
+	    !ioctl(0, TIOCGWINSZ, &w) && w.ws_col && w.ws_row)
+		vm_console_resize(vm, w.ws_col, w.ws_row);
+}
+
 /* 0: the machine goes on. */
 static int take_signal(struct session *s, struct vm *vm, int sigs)
 {
@@ -60,6 +70,10 @@ static int take_signal(struct session *s, struct vm *vm, int sigs)
 		s->asked = true;
 		complain("SIGTERM: the guest is asked to shut down");
 		vm_power_button(vm);
+		return 0;
+	}
+	if (info.ssi_signo == SIGWINCH) {
+		tell_size(s, vm);
 		return 0;
 	}
 	if (info.ssi_signo != SIGCONT)
@@ -93,6 +107,7 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	struct vm_stopped st;
 	int ret = 0;
 
+	tell_size(s, vm);
 	for (;;) {
 		struct pollfd f[4 + CONTROL_POLLS] = {
 			{ .fd = vm_event_fd(vm), .events = POLLIN },
@@ -279,7 +294,8 @@ static void allow_descriptors(void)
 
 static int run(struct session *s)
 {
-	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT };
+	static const int ends[] = { SIGINT,  SIGTERM, SIGHUP,
+				    SIGQUIT, SIGCONT, SIGWINCH };
 	sigset_t set;
 	int ret, sigs;
 
@@ -317,8 +333,10 @@ static void output(void *opaque, const void *data, size_t len)
 int session_run(struct session *s)
 {
 	s->started_ms = now_ms();
-	vm_config_set_output(s->cfg, VM_SERIAL, output, s);
-	vm_config_set_room(s->cfg, VM_SERIAL, serial_room, &s->serial);
+	if (vm_config_console_is_stdio(s->cfg))
+		s->serial.port = VM_CONSOLE;
+	vm_config_set_output(s->cfg, s->serial.port, output, s);
+	vm_config_set_room(s->cfg, s->serial.port, serial_room, &s->serial);
 	vm_config_set_log(s->cfg, log_line, NULL);
 	if (vm_config_validate(s->cfg, problem, NULL))
 		return EXIT_USAGE;

@@ -17,24 +17,25 @@ _husk() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--engine) words="auto kvm soft soft,interp" ;;
-	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-vsock,port= debug-exit pc-testdev" ;;
+	--device) words="virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-serial, virtio-vsock,port= debug-exit pc-testdev" ;;
 	--net) words="shared tap= unix= unixgram= fd= none" ;;
 	--compress) words="zstd" ;;
 	--name) words="$(_husk_names)" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
 	--panic) words="stop go-on" ;;
+	--console) words="stdio pty none unix=" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
 	--cmdline | --cpus | --env | --wait | --workdir | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console | exec | pause | resume | save) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --console --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
-			--share --device --vsock --reboot --panic --help" ;;
+			--share --device --vsock --reboot --panic --console --help" ;;
 		start) words="$words --foreground --console --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;

@@ -42,7 +42,7 @@ complete -c husk -n $machine -l cpus -x -d 'vCPUs, 1 to 64'
 complete -c husk -n $machine -l memory -x -d 'RAM, with K, M or G'
 complete -c husk -n $machine -l engine -xa 'auto kvm soft soft,interp' -d engine
 complete -c husk -n $machine -l disk -rF -d 'raw image or block device'
-complete -c husk -n $machine -l device -xa 'virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-vsock,port= debug-exit pc-testdev' -d 'further device'
+complete -c husk -n $machine -l device -xa 'virtio-blk,file= virtio-fs,sharedDir= virtio-net,nat virtio-rng virtio-balloon, virtio-serial, virtio-vsock,port= debug-exit pc-testdev' -d 'further device'
 complete -c husk -n $machine -l net -xa 'shared tap= unix= unixgram= fd= none' -d 'network device'
 complete -c husk -n $machine -l share -xa '(__fish_complete_directories)' -d 'directory for the guest'
 complete -c husk -n $machine -l forward -x -d 'port of the host to one of the guest'
@@ -50,6 +50,7 @@ complete -c husk -n $machine -l vsock -rF -d 'sockets of the guest as Unix socke
 complete -c husk -n $run -l serial -rFa 'stdio pty none' -d 'first serial port'
 complete -c husk -n $machine -l reboot -xa 'exit again' -d 'what a reset does'
 complete -c husk -n $machine -l panic -xa 'stop go-on' -d 'what a panic does'
+complete -c husk -n $machine -l console -rFa 'stdio pty none unix=' -d 'where hvc0 leads'
 complete -c husk -n $run -l stats -d 'count what the vCPUs did'
 complete -c husk -n $run -l timeout -x -d 'end after this time'
 complete -c husk -n $named -a "(husk list 2>/dev/null | sed -n '2,\$s/ .*//p')" -d machine

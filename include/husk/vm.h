@@ -76,6 +76,10 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
  * virtio-vsock[,port=N,socketURL=PATH[,listen|connect]]: connections of the
  * guest to port N reach who listens at PATH, or with connect, who connects to
  * PATH reaches port N of the guest; there is one such device with many ports.
+ * virtio-serial,stdio|pty|null|logFilePath=PATH|socket=PATH[,listen]: a
+ * further console of the guest (hvc1...), or with name=NAME a port in
+ * /dev/virtio-ports; the first one without a name is hvc0, and stdio leaves
+ * that to VM_CONSOLE;
  * virtio-balloon, which is there anyway, with off, target=SIZE,
  * reporting=on|off, hinting=on|off and deflate-on-oom=on|off.
  */
@@ -136,6 +140,9 @@ const char *vm_config_vsock_path(const struct vm_config *cfg);
 /* Another PATH.  0 or -ENOMEM. */
 int vm_config_set_vsock_path(struct vm_config *cfg, const char *path);
 
+/* There is virtio-serial,stdio: VM_CONSOLE wants the terminal, if any. */
+bool vm_config_console_is_stdio(const struct vm_config *cfg);
+
 enum vm_reboot {
 	VM_REBOOT_EXIT,	 /* a reset of the guest stops the machine */
 	VM_REBOOT_AGAIN, /* same, and vm_stopped.again is set: the
@@ -172,7 +179,11 @@ enum vm_port {
 	VM_PORTS,
 };
 
-/* What the guest writes to a port.  Any thread; should not block for long. */
+/*
+ * What the guest writes to a port, on a thread of the port.  It may block as
+ * long as it likes: the guest's writer waits, and nothing else.
+ * vm_stop() does not wait for it, vm_destroy() does.
+ */
 typedef void vm_output(void *opaque, const void *data, size_t len);
 void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
 			  vm_output *output, void *opaque);
@@ -314,6 +325,8 @@ int vm_next_event(struct vm *vm, struct vm_stopped *event);
 /* Waits; -ETIMEDOUT after timeout_ms (-1: for ever). */
 int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event);
 
+/* The size of the window that VM_CONSOLE is shown in.  Any thread. */
+void vm_console_resize(struct vm *vm, uint16_t columns, uint16_t rows);
 /*
  * Input for the guest; how many bytes it took: none while nobody in the guest
  * listens.  vm_config_set_room() tells when to go on.  Any thread.

@@ -71,8 +71,8 @@ struct testdev_arg {
 struct uart_arg {
 	struct irq irq;
 	uint16_t port;
-	/* Bytes to the outside; any thread; must not block for long. */
-	void (*output)(void *sink, const void *data, size_t len);
+	/* Bytes to the outside; any thread; false: wait for uart_ready(). */
+	bool (*output)(void *sink, const void *data, size_t len);
 	void *sink;
 };
 extern const struct dev_class uart16550_class;
@@ -82,6 +82,9 @@ extern const struct dev_class uart16550_class;
  * device's lock.
  */
 size_t uart_input(struct dev *uart, const void *data, size_t len);
+void uart_ready(struct dev *uart); /* output() is welcome again */
+/* What was sent goes to output() now. */
+void uart_flush(struct dev *uart);
 void uart_on_room(struct dev *uart, void (*f)(void *sink), void *sink);
 
 /* fw_cfg.c: ports 510-511 and DMA 514; arg NULL */

@@ -46,6 +46,8 @@ void vm_config_destroy(struct vm_config *cfg)
 		disk_config_finish(&cfg->disk[i]);
 	for (unsigned i = 0; i < cfg->nnets; i++)
 		net_config_finish(&cfg->net[i]);
+	for (unsigned i = 0; i < cfg->nserials; i++)
+		serial_config_finish(&cfg->serial[i]);
 	for (unsigned i = 0; i < cfg->nshares; i++)
 		share_config_finish(&cfg->share[i]);
 	vsock_config_finish(&cfg->vsock);
@@ -230,6 +232,10 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 		ret = config_add_virtio_vsock(
 			cfg, options ? options : copy + strlen(copy), spec,
 			err);
+	else if (!strcmp(copy, "virtio-serial"))
+		ret = config_add_virtio_serial(
+			cfg, options ? options : copy + strlen(copy), spec,
+			err);
 	else if (!strcmp(copy, "virtio-balloon"))
 		ret = config_add_virtio_balloon(
 			cfg, options ? options : copy + strlen(copy), spec,
@@ -251,7 +257,7 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
 			"device %s: unknown kind; "
 			"there are debug-exit, pc-testdev, "
 			"virtio-balloon, virtio-blk, virtio-fs, virtio-net, "
-			"virtio-rng and virtio-vsock",
+			"virtio-rng, virtio-serial and virtio-vsock",
 			spec);
 	/* Disks, networks and shares have lists of their own. */
 	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&

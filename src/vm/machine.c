@@ -253,6 +253,8 @@ void vm_destroy(struct vm *vm)
 	if (!vm)
 		return;
 	vm_stop(vm);
+	if (vm->serial_end)
+		end_attach(vm->serial_end, NULL);
 	if (vm->loop)
 		loop_stop(vm->loop);
 	while (vm->devs) {
@@ -321,6 +323,8 @@ void vm_stop(struct vm *vm)
 	if (!vm->has_started)
 		return;
 	run_end(vm, VM_STOP_STOPPED, 0, NULL);
+	end_cut(vm->serial_end);
+	end_cut(vm->end[0]);
 	run_join(vm);
 }
 
@@ -468,6 +472,11 @@ int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event)
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return -ret;
+}
+
+void vm_console_resize(struct vm *vm, uint16_t columns, uint16_t rows)
+{
+	virtio_console_resize(vm->console, columns, rows);
 }
 
 size_t vm_console_write(struct vm *vm, enum vm_port port, const void *data,

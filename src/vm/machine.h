@@ -11,6 +11,7 @@
 #include "husk/hv.h"
 #include "husk/vm.h"
 #include "vm/block.h"
+#include "vm/console/end.h"
 #include "vm/device.h"
 #include "vm/fs/fs.h"
 
@@ -111,6 +112,17 @@ void share_config_finish(struct share_config *sh);
 int config_add_virtio_fs(struct vm_config *cfg, char *options, const char *spec,
 			 struct husk_error *err);
 
+/* config_serial.c; the console has one port more, the program's */
+enum { MAX_SERIALS = 6 };
+struct serial_config {
+	enum end_kind kind;
+	bool has_kind, listen;
+	char *path, *name; /* NULL: none */
+};
+void serial_config_finish(struct serial_config *s);
+int config_add_virtio_serial(struct vm_config *cfg, char *options,
+			     const char *spec, struct husk_error *err);
+
 /* config_balloon.c */
 struct balloon_config {
 	bool off, reporting, hinting, oom;
@@ -132,6 +144,8 @@ struct vm_config {
 	struct share_config share[MAX_SHARES];
 	unsigned nshares;
 	struct balloon_config balloon;
+	struct serial_config serial[MAX_SERIALS];
+	unsigned nserials;
 	uint8_t generation[16];
 	bool has_generation; /* it was given */
 	enum vm_panic panic;
@@ -191,15 +205,16 @@ struct vm {
 	struct dev *balloon;		/* (i) or NULL */
 	struct block *block[MAX_DISKS]; /* (i) closed after the devices */
 	unsigned nblocks;
-	struct link *link[MAX_NETS];	/* (i) closed after the devices */
-	struct dev *nic[MAX_NETS];	/* (i) */
-	unsigned nnets;			/* (i) */
-	struct dev *vsock;		/* (i) or NULL */
-	struct dev *share[MAX_SHARES];	/* (i) */
-	char share_tag[MAX_SHARES][40]; /* (i) */
-	unsigned nshares;		/* (i) */
-	vm_output *output[VM_PORTS];	/* (i) */
-	void *output_opaque[VM_PORTS];	/* (i) */
+	struct link *link[MAX_NETS];	  /* (i) closed after the devices */
+	struct dev *nic[MAX_NETS];	  /* (i) */
+	unsigned nnets;			  /* (i) */
+	struct dev *vsock;		  /* (i) or NULL */
+	struct dev *share[MAX_SHARES];	  /* (i) */
+	char share_tag[MAX_SHARES][40];	  /* (i) */
+	unsigned nshares;		  /* (i) */
+	struct end *serial_end;		  /* (i) closed after the devices */
+	struct end *end[MAX_SERIALS + 1]; /* (i) of the console, the same */
+	unsigned nends;			  /* (i) */
 	struct vcpu cpu[VM_MAX_CPUS];
 	unsigned ncpus;						  /* (i) */
 	bool again;						  /* (i) */

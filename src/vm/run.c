@@ -309,8 +309,13 @@ static void *vcpu_main(void *arg)
 	last = --vm->running == 0;
 	pthread_cond_broadcast(&vm->parked_change);
 	pthread_mutex_unlock(&vm->lock);
-	if (last)
-		announce(vm);
+	if (!last)
+		return NULL;
+	/* What the guest has said comes before the news of its end. */
+	uart_flush(vm->uart);
+	end_drain(vm->serial_end);
+	end_drain(vm->end[0]);
+	announce(vm);
 	return NULL;
 }
 

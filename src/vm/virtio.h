@@ -160,13 +160,20 @@ void virtio_blk_replace(struct dev *dev, struct block *block);
 /* The disk grows, and the driver is told.  Any thread but the device's. */
 int virtio_blk_resize(struct dev *dev, uint64_t size, struct husk_error *err);
 
+struct end;
+enum { VIRTIO_CONSOLE_PORTS = 7 };
+/* Ends stay the caller's and must outlive the device. */
+struct virtio_console_port {
+	struct end *end;  /* NULL: none */
+	const char *name; /* NULL: none */
+	bool console;	  /* hvcN, else only a port */
+};
 struct virtio_console_arg {
-	/* Bytes from the guest; on the device's thread. */
-	void (*output)(void *sink, const void *data, size_t len);
-	void *sink;
+	struct virtio_console_port port[VIRTIO_CONSOLE_PORTS];
+	unsigned nports;
 };
 extern const struct virtio_class virtio_console_class;
-/* Bytes from the outside; how many were taken. */
+/* Bytes from the outside for port 0; how many were taken. */
 size_t virtio_console_input(struct dev *dev, const void *data, size_t len);
 /* Told, on the device's thread, when more fit after a short input. */
 void virtio_console_on_room(struct dev *dev, void (*f)(void *sink), void *sink);

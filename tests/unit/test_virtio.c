@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_virtio.c - queues, negotiation, rng, console, disks, saved state
+ * test_virtio.c - queues, negotiation, rng, disks, saved state
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -87,35 +87,6 @@ static void indirect_and_event_idx(void **state)
 	memcpy(&event, m.mem.bytes + MOCK_USED + 4 + 8 * MOCK_QSIZE, 2);
 	assert_int_equal(event, 1);
 	virtio_resume(m.dev);
-	mock_destroy(&m);
-}
-
-static char heard[64];
-static size_t heard_len;
-
-static void hear(void *sink, const void *data, size_t len)
-{
-	memcpy(heard + heard_len, data, len);
-	heard_len += len;
-}
-
-static void console_talks(void **state)
-{
-	struct virtio_console_arg arg = { hear, NULL };
-
-	assert_true(mock_create(&m, &virtio_console_class, &arg));
-	mock_start(&m, 0);
-	memcpy(m.mem.bytes + MOCK_DATA, "hello", 5);
-	mock_desc(&m, 1, 0, MOCK_DATA, 5, 0, 0);
-	mock_post(&m, 1, 0);
-	assert_true(mock_wait(&m, 1, 1));
-	assert_memory_equal(heard, "hello", 5);
-	mock_desc(&m, 0, 0, MOCK_DATA + 64, 32, DESC_WRITE, 0);
-	mock_post(&m, 0, 0);
-	assert_int_equal(virtio_console_input(m.dev, "abc", 3), 3);
-	assert_true(mock_wait(&m, 0, 1));
-	assert_int_equal(mock_used_len(&m, 0, 0), 3);
-	assert_memory_equal(m.mem.bytes + MOCK_DATA + 64, "abc", 3);
 	mock_destroy(&m);
 }
 
@@ -281,7 +252,6 @@ int main(void)
 		cmocka_unit_test(rejects_unknown_feature),
 		cmocka_unit_test(rejects_bad_chains),
 		cmocka_unit_test(indirect_and_event_idx),
-		cmocka_unit_test(console_talks),
 		cmocka_unit_test(disk_works),
 		cmocka_unit_test(disk_has_queues_and_grows),
 		cmocka_unit_test(state_round_trip),

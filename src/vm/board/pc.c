@@ -41,21 +41,18 @@ static void route(void *sink, unsigned pin, uint64_t addr, uint32_t data)
 	hv_route(vm->hv, pin, addr, data);
 }
 
-static void serial_output(void *sink, const void *data, size_t len)
+static bool serial_output(void *sink, const void *data, size_t len)
 {
 	struct vm *vm = sink;
 
-	if (vm->output[VM_SERIAL])
-		vm->output[VM_SERIAL](vm->output_opaque[VM_SERIAL], data, len);
+	return end_force(vm->serial_end, data, len);
 }
 
-static void console_output(void *sink, const void *data, size_t len)
+static void serial_room(void *sink)
 {
 	struct vm *vm = sink;
 
-	if (vm->output[VM_CONSOLE])
-		vm->output[VM_CONSOLE](vm->output_opaque[VM_CONSOLE], data,
-				       len);
+	uart_ready(vm->uart);
 }
 
 static struct dev *add(struct vm *vm, const struct dev_class *class,
@@ -211,19 +208,75 @@ static int add_balloon(struct vm *vm, const struct vm_config *cfg,
 	return vm->balloon ? 0 : add_failed(err);
 }
 
-static int add_virtio(struct vm *vm, const struct vm_config *cfg,
-		      struct husk_error *err)
+static void end_log(void *sink, const char *text)
 {
-	struct virtio_console_arg console = { console_output, vm };
-	char id[16];
-	int ret;
+	struct vm *vm = sink;
 
-	vm->console =
-		add(vm, &virtio_console_class.dev, "console0", &console, err);
+	if (vm->log)
+		vm->log(vm->log_opaque, text);
+}
+
+static struct end *open_end(struct vm *vm, const struct vm_config *cfg,
+			    const struct serial_config *s, enum vm_port port,
+			    struct husk_error *err)
+{
+	struct end_config c = {
+		.kind = s ? s->kind : END_CALL,
+		.path = s ? s->path : NULL,
+		.output = cfg->port[port].output,
+		.opaque = cfg->port[port].opaque,
+		.loop = vm->loop,
+		.log = end_log,
+		.sink = vm,
+	};
+
+	return end_open(&c, err);
+}
+
+/*
+ * Port 0 is hvc0: the first one without a name that is given, or the
+ * program's.
+ */
+static int add_console(struct vm *vm, const struct vm_config *cfg,
+		       struct husk_error *err)
+{
+	const struct serial_config *list[MAX_SERIALS + 1] = { NULL };
+	struct virtio_console_arg arg = { .nports = 1 };
+
+	for (unsigned i = 0; i < cfg->nserials; i++) {
+		const struct serial_config *s = &cfg->serial[i];
+
+		if (!s->name && !list[0])
+			list[0] = s;
+		else
+			list[arg.nports++] = s;
+	}
+	for (unsigned i = 0; i < arg.nports; i++) {
+		vm->end[i] = open_end(vm, cfg, list[i], VM_CONSOLE, err);
+		if (!vm->end[i])
+			return add_failed(err);
+		vm->nends++;
+		arg.port[i].end = vm->end[i];
+		arg.port[i].name = list[i] ? list[i]->name : NULL;
+		arg.port[i].console = !arg.port[i].name;
+	}
+	vm->console = add(vm, &virtio_console_class.dev, "console0", &arg, err);
 	if (!vm->console)
 		return add_failed(err);
 	virtio_console_on_room(vm->console, cfg->port[VM_CONSOLE].room,
 			       cfg->port[VM_CONSOLE].room_opaque);
+	return 0;
+}
+
+static int add_virtio(struct vm *vm, const struct vm_config *cfg,
+		      struct husk_error *err)
+{
+	char id[16];
+	int ret;
+
+	ret = add_console(vm, cfg, err);
+	if (ret)
+		return ret;
 	for (unsigned i = 0; i < 1 + cfg->nrngs; i++) {
 		snprintf(id, sizeof(id), "rng%u", i);
 		if (!add(vm, &virtio_rng_class.dev, id, NULL, err))
@@ -256,11 +309,6 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	uint64_t ram = vm->mem.size;
 	struct dev *host;
 
-	for (unsigned p = 0; p < VM_PORTS; p++) {
-		vm->output[p] = cfg->port[p].output;
-		vm->output_opaque[p] = cfg->port[p].opaque;
-	}
-
 	vm->pic = add(vm, &i8259_class, "pic", NULL, err);
 	vm->ioapic = add(vm, &ioapic_class, "ioapic", &ioapic, err);
 	if (!vm->pic || !vm->ioapic)
@@ -275,6 +323,9 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	    !add(vm, &i8042_class, "i8042", NULL, err))
 		goto err;
 	vm->pm = add(vm, &acpi_pm_class, "pm", &sci, err);
+	vm->serial_end = open_end(vm, cfg, NULL, VM_SERIAL, err);
+	if (!vm->serial_end)
+		goto err;
 	vm->uart = add(vm, &uart16550_class, "com1", &uart, err);
 	vm->fw_cfg = add(vm, &fw_cfg_class, "fw_cfg", NULL, err);
 	if (!vm->pm || !vm->uart || !vm->fw_cfg)
@@ -284,6 +335,8 @@ int pc_build(struct vm *vm, const struct vm_config *cfg, struct husk_error *err)
 	vm->vmgenid = add(vm, &vmgenid_class, "vmgenid", &genid, err);
 	if (!vm->vmgenid || !add(vm, &pvpanic_class, "pvpanic", NULL, err))
 		goto err;
+	end_attach(vm->serial_end,
+		   &(struct end_user){ .room = serial_room, .sink = vm });
 	uart_on_room(vm->uart, cfg->port[VM_SERIAL].room,
 		     cfg->port[VM_SERIAL].room_opaque);
 	fw_cfg_add(vm->fw_cfg, 5, &ncpus, 2);
@@ -306,6 +359,9 @@ err:
 
 void pc_close(struct vm *vm)
 {
+	end_close(vm->serial_end);
+	while (vm->nends)
+		end_close(vm->end[--vm->nends]);
 	while (vm->nblocks)
 		block_close(vm->block[--vm->nblocks]);
 	while (vm->nnets)

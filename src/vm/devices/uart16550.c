@@ -5,15 +5,15 @@
  * Sent bytes leave in batches: when a line or the buffer is full, or one
  * millisecond after the first byte.
  *
+ * When their reader is slow the transmitter is busy: THRE is off.
+ *
  * The far end keeps to RTS: its bytes wait until the guest listens, so that
  * what is typed ahead survives the probing and FIFO resets of a driver.
  */
 #include "vm/chips.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/error.h"
 #include "vm/devices/timer.h"
@@ -47,15 +47,12 @@ struct uart {
 	uint8_t ier, lcr, mcr, scr, fcr, dll, dlm, msr;
 	bool thre, overrun; /* THRE interrupt pends; LSR.OE */
 	bool refused;	    /* the far end has more */
-	atomic_int
-		writing; /* output() runs, under the lock; see uart_input() */
-	uint8_t polls;	 /* of LSR since another register, to POLLS */
+	bool busy;	    /* who reads the output is slow */
+	uint8_t polls;	    /* of LSR since another register, to POLLS */
 	uint8_t rx[FIFO], rx_count;
 	uint8_t out[512];
 	unsigned out_count;
 };
-
-enum { NOT_WRITING, WRITING, INPUT_WAITS };
 
 static void flush(struct uart *u)
 {
@@ -64,10 +61,9 @@ static void flush(struct uart *u)
 	u->out_count = 0;
 	if (!n || !u->arg.output)
 		return;
-	atomic_store(&u->writing, WRITING);
-	u->arg.output(u->arg.sink, u->out, n);
-	if (atomic_exchange(&u->writing, NOT_WRITING) == INPUT_WAITS && u->room)
-		u->room(u->room_sink);
+	/* It keeps what it gets; a driver that looks at THRE sends no more. */
+	if (!u->arg.output(u->arg.sink, u->out, n))
+		u->busy = true;
 }
 
 static void uart_fire(struct dev *dev)
@@ -89,7 +85,7 @@ static uint8_t cause(const struct uart *u)
 	if ((u->ier & IER_RX) && u->rx_count)
 		/* Below the trigger: the time-out, without the wait. */
 		return u->rx_count >= trigger(u) ? 4 : 0xc;
-	if ((u->ier & IER_THRE) && u->thre)
+	if ((u->ier & IER_THRE) && u->thre && !u->busy)
 		return 2;
 	if ((u->ier & IER_MODEM) && (u->msr & 0xf))
 		return 0;
@@ -174,7 +170,7 @@ static uint8_t reg_read(struct uart *u, unsigned reg)
 	case 3: return u->lcr;
 	case 4: return u->mcr;
 	case 5:
-		v = LSR_THRE | LSR_TEMT;
+		v = u->busy ? 0 : LSR_THRE | LSR_TEMT;
 		if (u->rx_count)
 			v |= LSR_DR;
 		if (u->overrun)
@@ -263,48 +259,39 @@ static void uart_write(struct dev *dev, uint64_t off, uint64_t v, unsigned size)
 
 static const struct region_ops uart_ops = { uart_read, uart_write, 1, 1 };
 
-/*
- * Takes the lock; false when it is held for output(), which may take as long
- * as its reader likes.  Who brings input must not wait for that: it may be the
- * one who is to end the machine.  room() is called when it is over.
- */
-static bool lock_for_input(struct uart *u)
-{
-	const long ms = 1000000;
-	struct timespec t;
-	int writing;
-
-	for (;;) {
-		writing = WRITING;
-		if (atomic_compare_exchange_strong(&u->writing, &writing,
-						   INPUT_WAITS) ||
-		    writing == INPUT_WAITS)
-			return false;
-		clock_gettime(CLOCK_MONOTONIC, &t);
-		t.tv_nsec += ms;
-		if (t.tv_nsec >= 1000 * ms) {
-			t.tv_nsec -= 1000 * ms;
-			t.tv_sec++;
-		}
-		if (!pthread_mutex_clocklock(&u->dev.lock, CLOCK_MONOTONIC, &t))
-			return true;
-	}
-}
-
 size_t uart_input(struct dev *dev, const void *data, size_t len)
 {
 	struct uart *u = container_of(dev, struct uart, dev);
 	const uint8_t *p = data;
 	size_t n = 0;
 
-	if (!lock_for_input(u))
-		return 0;
+	pthread_mutex_lock(&dev->lock);
 	while (n < len && listens(u) && receive(u, p[n]))
 		n++;
 	u->refused = n < len;
 	update(u);
 	pthread_mutex_unlock(&dev->lock);
 	return n;
+}
+
+void uart_ready(struct dev *dev)
+{
+	struct uart *u = container_of(dev, struct uart, dev);
+
+	pthread_mutex_lock(&dev->lock);
+	if (u->busy) {
+		u->busy = false;
+		u->thre = true;
+		update(u);
+	}
+	pthread_mutex_unlock(&dev->lock);
+}
+
+void uart_flush(struct dev *dev)
+{
+	pthread_mutex_lock(&dev->lock);
+	flush(container_of(dev, struct uart, dev));
+	pthread_mutex_unlock(&dev->lock);
 }
 
 void uart_on_room(struct dev *dev, void (*f)(void *sink), void *sink)
