@@ -373,6 +373,80 @@ static void two_full_machines(void **state)
 	}
 	assert_int_equal(rmdir(dir), 0); /* no socket is left */
 	unlink(kernel);
+
+/* Pattern 8: what a device says it has written is bounded in the dirty log. */
+static void pattern_08_dirty_log(void **state)
+{
+	static const struct {
+		uint64_t gpa, len;
+	} written[] = {
+		{ 0, 0 },
+		{ 0x1fffff, 0 },
+		{ 0x200000, 0 },
+		{ UINT64_MAX, 0 },
+		{ 0x1fffff, 1 },
+		{ 0x1fffff, 0x100000 },
+		{ 0x200000, UINT32_MAX },
+		{ 0xfee00000, 0x1000 },
+		{ 0x1000, 1 },
+	};
+	static const char *const engines[] = { "soft", "kvm" };
+	uint8_t *host = aligned_alloc(4096, 2 << 20);
+
+	assert_non_null(host);
+	for (unsigned i = 0; i < 2; i++) {
+		struct hv_config cfg = { .engine = engines[i] };
+		struct husk_error err = { 0 };
+		uint64_t bits[8];
+		struct hv_vm *vm;
+
+		if (hv_vm_create(&cfg, &vm, &err))
+			continue; /* no /dev/kvm */
+		assert_int_equal(hv_mem_map(vm, 0, 2 << 20, host,
+					    HV_MEM_READ | HV_MEM_WRITE |
+						    HV_MEM_LOG),
+				 0);
+		for (unsigned k = 0; k < sizeof(written) / sizeof(*written);
+		     k++)
+			hv_mem_written(vm, written[k].gpa, written[k].len);
+		assert_int_equal(hv_mem_fetch_dirty(vm, 0, 2 << 20, bits), 0);
+		assert_int_equal(bits[0], 2);
+		for (unsigned k = 1; k < 7; k++)
+			assert_int_equal(bits[k], 0);
+		assert_int_equal(bits[7], 1ull << 63);
+		hv_vm_destroy(vm);
+	}
+	free(host);
+}
+
+/* Pattern 10: the door to memory does not lead to any register. */
+static void pattern_10_no_register_is_memory(void **state)
+{
+	static const uint64_t sizes[] = { 8ull << 20, 3072ull << 20,
+					  3ull << 30 | 16 << 20 };
+	char path[] = "/tmp/husk-test-XXXXXX";
+	struct vm_config *cfg = vm_config_create();
+	struct husk_error err = { 0 };
+
+	write_kernel(path);
+	vm_config_set_kernel(cfg, path);
+	vm_config_set_engine(cfg, "soft");
+	for (unsigned i = 0; i < 3; i++) {
+		struct vm *vm;
+
+		vm_config_set_memory(cfg, sizes[i]);
+		assert_int_equal(vm_create(cfg, &vm, &err), 0);
+		for (uint64_t gpa = 0xc0000000; gpa < 1ull << 32; gpa += 4096)
+			assert_null(mem_at(&vm->mem, gpa, 1));
+		assert_null(
+			mem_at(&vm->mem, MIN(sizes[i], 0xc0000000ull) - 1, 2));
+		assert_null(mem_at(&vm->mem, (1ull << 32) - 1, 2));
+		assert_null(mem_at(&vm->mem, UINT64_MAX, 2));
+		assert_null(mem_at(&vm->mem, 4096, UINT64_MAX - 100));
+		vm_destroy(vm);
+	}
+	vm_config_destroy(cfg);
+	unlink(path);
 }
 
 int main(void)
@@ -384,6 +458,8 @@ int main(void)
 		cmocka_unit_test(two_full_machines),
 		cmocka_unit_test(test_share_set),
 		cmocka_unit_test(discarded_code_is_gone),
+		cmocka_unit_test(pattern_08_dirty_log),
+		cmocka_unit_test(pattern_10_no_register_is_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
