@@ -617,7 +617,8 @@ static void pattern_14_every_access(void **state)
 				/* Not the doorbells: 9,000 rings each. */
 				if (off < VPCI_NOTIFY || off >= VPCI_MSIX)
 					virtio_pci_write(m.v, off,
-							 0x0101010101010101 *
+							 0x0101010101010101ull *
+
 								 (off & 0xff),
 							 size);
 			}
