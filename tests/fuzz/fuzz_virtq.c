@@ -20,7 +20,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	};
 	static struct mock m;
 	struct virtio_blk_arg blk = { 0 };
-	struct virtio_console_arg console = { 0 };
+	struct virtio_console_arg console = {
+		.port = { { .console = true }, { .name = "one" }, { 0 } },
+		.nports = 3,
+	};
 	unsigned which;
 
 	if (size < 2)
@@ -31,9 +34,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	    !mock_create(&m, classes[which],
 			 which == 2 ? (void *)&blk : (void *)&console))
 		abort();
-	mock_start(&m, data[0] & 0x80
-			       ? VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX
-			       : 0);
+	/* Bit 6: of a console, its ports. */
+	mock_start(&m,
+		   (data[0] & 0x80 ? VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX
+				   : 0) |
+			   (data[0] & 0x40 && which == 1 ? BIT(1) : 0));
 	for (unsigned q = 0; q < m.v->class->nqueues; q++) {
 		size_t n = size - 1;
 		size_t desc = n < 128 ? n : 128;
@@ -48,8 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (which == 1)
 		virtio_console_input(m.dev, data, size);
 	pthread_mutex_lock(&m.dev->lock);
-	virtio_turn_locked(m.v, true, 3);
-	virtio_turn_locked(m.v, true, 3);
+	virtio_turn_locked(m.v, true, UINT32_MAX);
+	virtio_turn_locked(m.v, true, UINT32_MAX);
 	pthread_mutex_unlock(&m.dev->lock);
 	mock_destroy(&m);
 	block_close(blk.block);

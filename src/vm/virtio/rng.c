@@ -4,30 +4,36 @@
  */
 #include <sys/random.h>
 
-#include "vm/virtio.h"
+#include "vm/virtio/virtq.h"
+
+enum { AT_ONCE = 64 }; /* requests, of up to 64 KiB each */
 
 static void rng_kick(struct virtio *v, struct virtq *q)
 {
 	struct virtq_chain chain;
+	unsigned n = 0;
 
-	while (virtq_pop(q, &chain) > 0) {
+	while (n++ < AT_ONCE && virtq_pop(q, &chain) > 0) {
 		uint32_t done = 0;
 
 		for (unsigned i = 0; i < chain.nwritable; i++) {
 			const struct iovec *iov = &chain.writable[i];
 			/* Nobody needs more at once; pause waits for us. */
 			size_t len = MIN(iov->iov_len, (size_t)65536);
-			ssize_t n = getrandom(iov->iov_base, len, 0);
+			ssize_t got = getrandom(iov->iov_base, len, 0);
 
-			if (n > 0)
-				done += (uint32_t)n;
+			if (got > 0)
+				done += (uint32_t)got;
 			/* A short answer is legal, a hole in it is not. */
-			if (n != (ssize_t)iov->iov_len || done >= 65536)
+			if (got != (ssize_t)iov->iov_len || done >= 65536)
 				break;
 		}
 		virtq_push(q, &chain, done);
 	}
 	virtq_flush(q);
+	/* A driver that never ends does not keep the lock. */
+	if (n > AT_ONCE)
+		virtq_ring(q);
 }
 
 static int rng_init(struct dev *dev, const void *arg, struct husk_error *err)
