@@ -90,8 +90,9 @@ int mem_copy_in(struct guest_mem *mem, uint64_t gpa, const void *src,
 int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len);
 
 /*
- * Give whole pages back to the host; the guest finds zeroes there.  0 or
- * -EFAULT; *freed is how much the host had spent on them.
+ * Give whole pages back to the host; the guest finds zeroes there, or in
+ * single pages of a restored machine what the file has.  0 or -EFAULT; *freed
+ * is how much the host had spent on them.
  */
 int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
 		uint64_t *freed);

@@ -99,7 +99,7 @@ int mem_copy_out(struct guest_mem *mem, uint64_t gpa, void *dst, uint64_t len)
 	return 0;
 }
 
-enum { PAGE = 4096, VEC = 1024 };
+enum { PAGE = 4096, VEC = 1024, DROP_MIN = 1 << 20 };
 
 static uint64_t resident(uint8_t *host, uint64_t len)
 {
@@ -117,6 +117,23 @@ static uint64_t resident(uint8_t *host, uint64_t len)
 	return sum;
 }
 
+/*
+ * What is mapped from a saved machine would show the file again, so anonymous
+ * memory takes its place.  Not for single pages, as the host has a limit for
+ * pieces of a mapping, and those are the balloon's: nobody looks at them.
+ */
+static int drop(struct guest_mem *mem, void *host, uint64_t len)
+{
+	if (mem->from_file && len >= (uint64_t)DROP_MIN &&
+	    mmap(host, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+		 0) == host) {
+		madvise(host, len, MADV_HUGEPAGE);
+		return 0;
+	}
+	return madvise(host, len, MADV_DONTNEED);
+}
+
 int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
 		uint64_t *freed)
 {
@@ -129,7 +146,7 @@ int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
 		return 0;
 	*freed = resident(host, len);
 	/* Locked memory, for one, stays: no harm is done. */
-	if (madvise(host, len, MADV_DONTNEED)) {
+	if (drop(mem, host, len)) {
 		*freed = 0;
 		return 0;
 	}

@@ -373,6 +373,7 @@ static void two_full_machines(void **state)
 	}
 	assert_int_equal(rmdir(dir), 0); /* no socket is left */
 	unlink(kernel);
+}
 
 /* Pattern 8: what a device says it has written is bounded in the dirty log. */
 static void pattern_08_dirty_log(void **state)
