@@ -197,7 +197,7 @@ static void expire(void)
 
 	pthread_mutex_lock(&m.dev->lock);
 	TAILQ_FOREACH(c, &s->timed, timed_link)
-	c->deadline = 0;
+	c->deadline = 1;
 	s->gate_end = 0;
 	s->timer_at = 0;
 	vsock_program(s);

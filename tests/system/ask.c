@@ -92,7 +92,7 @@ static int one(int fd, const char *word, struct husk_error *err)
 	if (!strcmp(word, "reboot"))
 		return agent_shutdown(fd, AGENT_REBOOT, err);
 	if (!strncmp(word, "raw=", 4))
-		return raw(fd, value + 1);
+		return raw(fd, word + 4);
 	return -EINVAL;
 }
 
