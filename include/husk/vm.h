@@ -70,7 +70,8 @@ int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 			    struct husk_error *err);
 /*
  * A further device: "KIND" or "KIND,key=value,...".  Kinds: debug-exit,
- * pc-testdev, virtio-rng, virtio-blk,file=PATH and the keys of a disk,
+ * pc-testdev, virtio-rng, virtio-blk,path=PATH[,deviceId=SERIAL] and the keys
+ * of a disk,
  * virtio-fs,sharedDir=DIR,mountTag=TAG and the keys of a share,
  * virtio-net,nat|fd=N|unixSocketPath=PATH|type=unixstream,path=PATH[,mac=MAC],
  * virtio-vsock[,port=N,socketURL=PATH[,listen|connect]]: connections of the

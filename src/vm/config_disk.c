@@ -92,7 +92,8 @@ int disk_config_set(struct disk_config *d, const char *key, const char *value)
 		d->readonly = true;
 		return 0;
 	}
-	if (!strcmp(key, "serial"))
+	/* deviceId is vfkit's and krunkit's word for it. */
+	if (!strcmp(key, "serial") || !strcmp(key, "deviceId"))
 		return set(&d->serial, value);
 	if (!strcmp(key, "format")) {
 		if (strcmp(value, "raw") && strcmp(value, "qcow2"))

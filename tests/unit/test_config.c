@@ -120,6 +120,40 @@ static void test_round_trip(void **state)
 	assert_int_equal(rmdir(dir), 0); /* nothing else was left */
 }
 
+/* The words of --device that vfkit and krunkit have, too. */
+static void test_shared_grammar(void **state)
+{
+	static const char *const specs[] = {
+		"virtio-blk,path=/d/a.raw,deviceId=vol1",
+		"virtio-net,nat,mac=52:54:00:12:34:56",
+		"virtio-net,unixSocketPath=/d/sock,mac=52:54:00:12:34:57",
+		"virtio-net,type=unixstream,path=/d/passt",
+		"virtio-rng",
+		"virtio-fs,sharedDir=/tmp,mountTag=tag",
+		"virtio-vsock,port=5,socketURL=/d/five,listen",
+		"virtio-vsock,port=6,socketURL=/d/six,connect",
+		"virtio-balloon",
+	};
+	struct vm_config *cfg = vm_config_create(), *again;
+	struct husk_error err = { 0 };
+	char *first, *second;
+
+	for (unsigned i = 0; i < sizeof(specs) / sizeof(specs[0]); i++)
+		if (vm_config_add_device(cfg, specs[i], &err))
+			fail_msg("%s: %s", specs[i], err.text);
+	assert_string_equal(cfg->disk[0].serial, "vol1");
+	assert_int_equal(cfg->nnets, 3);
+	first = vm_config_to_json(cfg, "/d");
+	if (vm_config_from_json(first, strlen(first), "/d", &again, &err))
+		fail_msg("%s in %s", err.text, first);
+	second = vm_config_to_json(again, "/d");
+	assert_string_equal(first, second);
+	free(first);
+	free(second);
+	vm_config_destroy(cfg);
+	vm_config_destroy(again);
+}
+
 static void test_errors(void **state)
 {
 	static const struct {
@@ -186,6 +220,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_reads),
 		cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_shared_grammar),
 		cmocka_unit_test(test_errors),
 	};
 
