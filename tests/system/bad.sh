@@ -37,7 +37,7 @@ run() { want=$1 words=$2; shift 2; refused "$want" "$words" run --engine soft "$
 refused 2 'no such command' frobnicate
 refused 2 'no such option' run --frobnicate
 refused 2 'no such option' run -x
-refused 2 'not an option' run kernel
+refused 2 'no such machine' run kernel
 refused 2 'value is missing' run --kernel
 refused 2 'unknown option' doctor --x
 
