@@ -487,25 +487,58 @@ static void protect_park(struct park *p, const uint8_t *host)
 			p->saved[k].e.tag = tag_none(p->saved[k].slot);
 }
 
-/* Take write permission for a host page out of every TLB; world stopped. */
-static void tlb_protect(struct soft_vm *vm, const uint8_t *host)
+#define SLOTS_MANY (~0ull)
+
+/* Before a TLB holds the page writable in this slot. */
+static void slot_note(struct soft_page *p, unsigned i)
 {
+	uint64_t old = atomic_load(&p->slots), new;
+
+	do {
+		new = old;
+		for (unsigned n = 0; n < 64; n += 16)
+			if ((uint16_t)(old >> n) == i + 1)
+				return;
+		if (old == SLOTS_MANY)
+			return;
+		new = old >> 48 ? SLOTS_MANY : old << 16 | (i + 1);
+	} while (!atomic_compare_exchange_weak(&p->slots, &old, new));
+}
+
+static void protect_everywhere(struct cpu *c, unsigned m, const uint8_t *host)
+{
+	struct tlb_marks *k = &c->marks[m][TLB_WRITE];
+	uint64_t words[MARK_TOPS];
+	unsigned w;
+
+	memcpy(words, k->words, sizeof(words));
+	while (next_word(words, &w))
+		protect_word(c->tlb[m].e[TLB_WRITE], w * 64, k->used[w], host);
+}
+
+/* Take write permission for a host page out of every TLB; world stopped. */
+static void tlb_protect(struct soft_vm *vm, struct soft_page *page,
+			const uint8_t *host)
+{
+	uint64_t slots = atomic_load(&page->slots);
+
 	for (unsigned n = 0; n < vm->vm.max_vcpus; n++) {
 		struct cpu *c = vm->cpu[n];
 
 		for (unsigned m = 0; c && m < MMU_COUNT; m++) {
-			struct tlb_marks *k = &c->marks[m][TLB_WRITE];
-			uint64_t words[MARK_TOPS];
-			unsigned w;
-
-			memcpy(words, k->words, sizeof(words));
-			while (next_word(words, &w))
-				protect_word(c->tlb[m].e[TLB_WRITE], w * 64,
-					     k->used[w], host);
+			if (slots == SLOTS_MANY) {
+				protect_everywhere(c, m, host);
+				continue;
+			}
+			for (uint64_t s = slots; s; s >>= 16)
+				protect_word(c->tlb[m].e[TLB_WRITE],
+					     (unsigned)(s & 0xffff) - 1, 1,
+					     host);
 		}
 		for (unsigned i = 0; c && i < PARKS; i++)
 			protect_park(&c->park[i], host);
 	}
+	atomic_store(&page->slots, 0);
 }
 
 static void tlb_flush_all(struct soft_vm *vm)
@@ -644,6 +677,7 @@ static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
 		if (at->slot->dirty &&
 		    !(atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64)))
 			return;
+		slot_note(p, i);
 		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE)) {
 			*wr = (struct tlb_entry){ page, host };
 			mark(&c->marks[mmu][TLB_WRITE], i, w->global);
@@ -1057,7 +1091,7 @@ void code_claim(struct cpu *c, struct code_page *p)
 	if (!(atomic_fetch_or(&p->page->state, PAGE_CODE) & PAGE_WMAP))
 		return;
 	world_stop(vm, c);
-	tlb_protect(vm, p->host - (p->gpa & 0xfff));
+	tlb_protect(vm, p->page, p->host - (p->gpa & 0xfff));
 	atomic_fetch_and(&p->page->state, ~(uint32_t)PAGE_WMAP);
 	world_start(vm, c);
 }

@@ -191,6 +191,8 @@ struct soft_page {
 	_Atomic uint32_t gen;	   /* +1 when code in the page changes */
 	_Atomic uint32_t state;	   /* PAGE_* */
 	_Atomic uint64_t granules; /* 64-byte pieces that hold decoded code */
+	/* Where TLBs may hold it writable: four of slot + 1, or all bits. */
+	_Atomic uint64_t slots;
 };
 
 enum {
