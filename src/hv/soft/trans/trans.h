@@ -123,7 +123,7 @@ enum {
 	TB_HASH_BITS = 17,
 	TB_HASH = 1 << TB_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
-	HOT = 48	  /* runs in the interpreter before translation */
+	HOT = 24	  /* runs in the interpreter before translation */
 };
 
 /*
