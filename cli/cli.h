@@ -28,6 +28,7 @@ int cmd_pause(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_save(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
+int cmd_clone(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_disk(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
@@ -135,6 +136,11 @@ struct session {
 void session_init(struct session *s);
 /* Until the machine ends; an exit status. */
 int session_run(struct session *s);
+
+/* -- save.c --------------------------------------------------------------- */
+
+/* The machine of this name, which goes on.  An exit status. */
+int save_running(const char *name, const char *file);
 
 /* -- progress.c ----------------------------------------------------------- */
 

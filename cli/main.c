@@ -29,6 +29,7 @@ static const struct {
 	{ "resume", "let it go on", cmd_resume },
 	{ "save", "write a machine that runs to a file", cmd_save },
 	{ "restore", "go on with a machine from a file", cmd_restore },
+	{ "clone", "copies of a machine that go on beside it", cmd_clone },
 	{ "inspect", "what is in such a file", cmd_inspect },
 	{ "console", "attach the terminal to a machine", cmd_console },
 	{ "exec", "run a command in a machine", cmd_exec },

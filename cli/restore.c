@@ -71,6 +71,20 @@ static int take_place(const struct restore *r, struct place *p,
 	return ret ? ret : place_find(p, r->name);
 }
 
+/* The place of before is perhaps the saved machine's, or gone. */
+static int move_vsock(struct vm_config *cfg)
+{
+	const char *dir = getenv("XDG_RUNTIME_DIR");
+	const char *old = vm_config_vsock_path(cfg);
+	char path[PATH_SIZE];
+
+	if (!old)
+		return 0;
+	snprintf(path, sizeof(path), "%s/husk-restored-%ld",
+		 dir && *dir ? dir : "/tmp", (long)getpid());
+	return vm_config_set_vsock_path(cfg, path) ? EXIT_FAULT : 0;
+}
+
 static int run(struct restore *r, struct vm_config *cfg)
 {
 	struct place p;
@@ -79,8 +93,9 @@ static int run(struct restore *r, struct vm_config *cfg)
 	if (r->engine && vm_config_set_engine(cfg, r->engine))
 		return EXIT_FAULT;
 	if (!r->name) {
+		ret = move_vsock(cfg);
 		r->s.cfg = cfg;
-		return session_run(&r->s);
+		return ret ? ret : session_run(&r->s);
 	}
 	ret = take_place(r, &p, cfg);
 	r->s.restore.disks = p.dir;
@@ -157,6 +172,107 @@ int cmd_restore(int argc, char **argv)
 	}
 	r.file = argv[optind];
 	return restore(&r);
+}
+
+/* -- clone ---------------------------------------------------------------- */
+
+static const char help_clone[] =
+	"usage: husk clone NAME [OPTION...]\n"
+	"\n"
+	"Makes machines NAME-1 and so on that go on from where NAME is now, each\n"
+	"with its own disks; what they do not change of its memory they share.\n"
+	"\n"
+	"  --count N             so many (default 1)\n"
+	"  --name PREFIX         PREFIX-1 and so on\n"
+	"  --paused              do not let them go on yet\n"
+	"  --help                print the options\n";
+
+enum { MAX_CLONES = 1000 };
+
+/* The numbers that are free; the first failure ends it. */
+static int make_clones(const char *file, const char *prefix, unsigned count,
+		       bool paused)
+{
+	char name[NAME_SIZE];
+	int ret = 0;
+
+	for (unsigned i = 1, made = 0; !ret && made < count; i++) {
+		struct restore r = { .file = file, .name = name };
+
+		if ((size_t)snprintf(name, sizeof(name), "%s-%u", prefix, i) >=
+		    sizeof(name)) {
+			complain("%s-%u: the name is too long", prefix, i);
+			return EXIT_USAGE;
+		}
+		if (place_exists(name))
+			continue;
+		session_init(&r.s);
+		r.s.paused = paused;
+		ret = restore(&r);
+		made++;
+		if (!ret)
+			printf("%s\n", name);
+	}
+	return ret;
+}
+
+static int make_all(const char *name, const char *prefix, unsigned count,
+		    bool paused)
+{
+	char file[PATH_SIZE], self[32];
+	struct place p;
+	int ret = place_find(&p, name);
+
+	snprintf(self, sizeof(self), "clone.%ld", (long)getpid());
+	if (!ret)
+		ret = place_file(&p, self, file);
+	if (!ret)
+		ret = save_running(name, file);
+	if (!ret) {
+		ret = make_clones(file, prefix, count, paused);
+		/* They have mapped it: it is there as long as they are. */
+		unlink(file);
+	}
+	return ret;
+}
+
+int cmd_clone(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "count", 1, NULL, 'c' },
+		{ "name", 1, NULL, 'n' },
+		{ "paused", 0, NULL, 'p' },
+		{ "help", 0, NULL, 'h' },
+		{ 0 },
+	};
+	const char *prefix = NULL;
+	unsigned long count = 1;
+	bool paused = false;
+	char *end;
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			count = strtoul(optarg, &end, 10);
+			if (!*end && count && count <= MAX_CLONES)
+				break;
+			complain("--count %s: a number from 1 to %d", optarg,
+				 MAX_CLONES);
+			return EXIT_USAGE;
+		case 'n': prefix = optarg; break;
+		case 'p': paused = true; break;
+		case 'h': fputs(help_clone, stdout); return 0;
+		default: return bad_option("clone", c, argv);
+		}
+	}
+	if (argc - optind != 1) {
+		complain("clone: the name of one machine is needed");
+		return EXIT_USAGE;
+	}
+	return make_all(argv[optind], prefix ? prefix : argv[optind],
+			(unsigned)count, paused);
 }
 
 /* -- inspect -------------------------------------------------------------- */

@@ -127,7 +127,7 @@ int cmd_resume(int argc, char **argv)
 
 struct save {
 	const char *name, *file;
-	bool stop, compress;
+	bool stop, compress, quiet;
 };
 
 static uint64_t number(json_object *reply, const char *key)
@@ -151,7 +151,7 @@ static void report(const struct save *s, json_object *reply)
 {
 	char size[32];
 
-	if (!isatty(2))
+	if (!isatty(2) || s->quiet)
 		return;
 	show_size(size, sizeof(size), number(reply, "bytes"));
 	if (s->stop)
@@ -227,6 +227,13 @@ static int save(const struct save *s)
 	ret = reply ? wait_saved(fd, s) : EXIT_FAULT;
 	close(fd);
 	return ret;
+}
+
+int save_running(const char *name, const char *file)
+{
+	const struct save s = { .name = name, .file = file, .quiet = true };
+
+	return save(&s);
 }
 
 int cmd_save(int argc, char **argv)

@@ -29,7 +29,7 @@ _husk() {
 	--cmdline | --cpus | --env | --wait | --workdir | --forward | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
-		start | stop | kill | delete | info | console | exec | pause | resume | save) words="$(_husk_names) --help" ;;&
+		start | stop | kill | delete | info | console | exec | pause | resume | save | clone) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
 			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --console --stats --timeout
 			--help" ;;
@@ -43,6 +43,7 @@ _husk() {
 		save) words="$words --stop --compress" ;;
 		restore) words="--name --paused --preload --engine --force --serial
 			--stats --timeout --help" ;;
+		clone) words="$words --count --name --paused" ;;
 		inspect) words="--check --json --help" ;;
 		list) words="--json --help" ;;
 		exec) words="$words --tty --env --workdir --user --no-stdin
@@ -55,7 +56,7 @@ _husk() {
 			return ;;
 		esac
 		[ "$COMP_CWORD" -gt 1 ] || words="run create start stop
-			kill delete list info console pause resume save restore inspect exec disk doctor --help --version" ;;
+			kill delete list info console pause resume save restore clone inspect exec disk doctor --help --version" ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

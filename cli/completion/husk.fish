@@ -3,7 +3,7 @@
 
 set -l run '__fish_seen_subcommand_from run'
 set -l machine '__fish_seen_subcommand_from run create'
-set -l named '__fish_seen_subcommand_from run start stop kill delete info console exec pause resume save'
+set -l named '__fish_seen_subcommand_from run start stop kill delete info console exec pause resume save clone'
 complete -c husk -f
 complete -c husk -n __fish_use_subcommand -a run -d 'run a machine, or boot a kernel'
 complete -c husk -n __fish_use_subcommand -a create -d 'make a named machine from an image'
@@ -19,6 +19,8 @@ complete -c husk -n __fish_use_subcommand -a pause -d 'let a machine stand still
 complete -c husk -n __fish_use_subcommand -a resume -d 'let it go on'
 complete -c husk -n __fish_use_subcommand -a save -d 'write a machine that runs to a file'
 complete -c husk -n __fish_use_subcommand -a restore -d 'go on with a machine from a file'
+complete -c husk -n __fish_use_subcommand -a clone -d 'copies of a machine that go on beside it'
+complete -c husk -n '__fish_seen_subcommand_from clone' -l count -x -d 'so many'
 complete -c husk -n __fish_use_subcommand -a inspect -d 'what is in such a file'
 complete -c husk -n '__fish_seen_subcommand_from save' -l stop -d 'end the machine when it is saved'
 complete -c husk -n '__fish_seen_subcommand_from save' -l compress -xa zstd -d 'a smaller file'

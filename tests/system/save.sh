@@ -1,5 +1,7 @@
 #!/bin/sh
-# save.sh HUSK DEMO TOOLS [ROUNDS] - a guest is paused, saved and restored
+# save.sh HUSK DEMO TOOLS [ROUNDS|kvm] - a guest is paused, saved and restored
+#
+# With kvm: from there to the soft engine and back.
 #
 # keeper in the guest checks its memory, a disk and its clocks all the time, and
 # keep does this to it; see the heads of both.
@@ -22,7 +24,12 @@ keep() {
 	grep '^keep: ' "$tmp/out"
 }
 
-if [ "$rounds" = 0 ]; then
+if [ "$rounds" = kvm ]; then
+	"$husk" doctor | grep -q '^kvm *yes' || skip "no engine kvm here"
+	keep --engine kvm --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" \
+		"$tmp/initrd" pause:20 beat:2 move:kvm move:soft move:kvm \
+		back:kvm live:1
+elif [ "$rounds" = 0 ]; then
 	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
 		pause:50 beat:1 idle:300 move:soft,interp live:2 back:soft \
 		packed:soft

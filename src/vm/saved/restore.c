@@ -200,6 +200,10 @@ static int load(struct restorer *r)
 	if (ret)
 		return ret;
 	hv_vcpu_want_window(vm->cpu[0].hv, pic_output(vm->pic));
+	/* It may not be the only one of this file. */
+	ret = vm_generation_id_new(vm);
+	if (ret)
+		return error_errno(r->err, ret, "generation ID");
 	vm->resume_at_start = true;
 	return 0;
 }

@@ -1,0 +1,91 @@
+#!/bin/sh
+# clone.sh HUSK DEMO TOOLS - named machines are saved, restored and cloned
+#
+# keeper in the guest says BAD when its memory or its disk is not what it was.
+set -eu
+# shellcheck source=tests/system/lib.sh
+. "$(dirname "$0")/lib.sh"
+need_demo
+
+# Sockets have short paths only.
+run=$(mktemp -d /tmp/husk.XXXXXX)
+export XDG_DATA_HOME="$tmp/data" XDG_RUNTIME_DIR="$run"
+names() { "$husk" list | sed -n '2,$s/ .*//p'; }
+end() {
+	for n in $(names); do
+		"$husk" kill "$n" 2>/dev/null || :
+	done
+	rm -rf "$tmp" "$run"
+}
+trap end EXIT
+
+log() { echo "$tmp/data/husk/$1/console.log"; }
+# beats NAME N - until the guest has said so much
+beats() {
+	i=0
+	until [ "$(grep -c '^beat' "$(log "$1")")" -ge "$2" ]; do
+		i=$((i + 1))
+		[ $i -lt 600 ] || fail "$1 is silent: $(tail -n 5 "$(log "$1")")"
+		sleep 0.1
+	done
+	! grep BAD "$(log "$1")" || fail "$1"
+}
+
+mkdir -p "$tmp/add"
+cp "$tools/keeper" "$tmp/add/"
+echo 'exec /keeper 8 /dev/vda 4' >"$tmp/add/run.sh"
+initrd "$tmp/add"
+truncate -s 4M "$tmp/disk.img"
+"$husk" create a --from "$tmp/disk.img" --overlay --kernel "$demo/vmlinuz" \
+	--initrd "$tmp/initrd" --memory 128M --engine soft --net none \
+	--cmdline 'console=ttyS0 quiet husk.run="sh /run.sh"'
+"$husk" start a
+beats a 3
+
+# Time stands still.
+"$husk" pause a
+"$husk" list | grep -q '^a .* paused' || fail "not paused: $("$husk" list)"
+sleep 0.3
+n=$(grep -c '^beat' "$(log a)")
+sleep 0.5
+[ "$(grep -c '^beat' "$(log a)")" = "$n" ] || fail "a paused guest says more"
+"$husk" resume a
+beats a $((n + 2))
+
+# A save of a machine that goes on, restored beside it, twice.
+"$husk" save a "$tmp/file"
+"$husk" inspect "$tmp/file" --check --json | grep -q '"engine": *"soft"' ||
+	fail "inspect"
+"$husk" restore "$tmp/file" --name b
+"$husk" restore "$tmp/file" --name c --paused
+beats b 3
+"$husk" resume c
+beats c 3
+n=$(grep -c '^beat' "$(log a)")
+beats a $((n + 2))
+
+# The definition knows where its disk is: it starts with what was written.
+"$husk" kill a
+"$husk" start a
+beats a 2
+
+# Saved with an end; going on uses the same disk, and only once.
+"$husk" save b "$tmp/stopped" --stop --compress zstd
+i=0
+while "$husk" list | grep -q '^b .* running\|^b .* paused'; do
+	i=$((i + 1))
+	[ $i -lt 100 ] || fail "b has not ended"
+	sleep 0.1
+done
+"$husk" restore "$tmp/stopped" --name b
+beats b 3
+"$husk" kill b
+! "$husk" restore "$tmp/stopped" --name b 2>"$tmp/err" ||
+	fail "a disk that has changed is taken"
+grep -q 'has changed since' "$tmp/err" || fail "$(cat "$tmp/err")"
+
+"$husk" clone c --count 3 | grep -qx c-3 || fail "no c-3"
+for n in 1 2 3; do
+	beats c-$n 2
+done
+[ -z "$(find "$tmp/data" -name 'clone.*')" ] || fail "the clones' file is left"
