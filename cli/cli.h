@@ -134,6 +134,11 @@ struct session {
 };
 
 void session_init(struct session *s);
+/*
+ * The machine's time has stood still: an agent in the guest, if there is one,
+ * sets its clock.  Returns at once.
+ */
+void session_step_clock(const struct session *s);
 /* Until the machine ends; an exit status. */
 int session_run(struct session *s);
 

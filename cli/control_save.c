@@ -57,9 +57,14 @@ int control_pause(struct control_call *call)
 
 int control_resume(struct control_call *call)
 {
+	int ret;
+
 	if (under_way(call->control))
 		return fail(call, -EBUSY, "the machine is being saved");
-	return vm_resume(call->vm, &call->err);
+	ret = vm_resume(call->vm, &call->err);
+	if (!ret)
+		session_step_clock(call->control->session);
+	return ret;
 }
 
 static bool progress(void *opaque, uint64_t done, uint64_t total)

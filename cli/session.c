@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "agent.h"
 #include "control.h"
 #include "start.h"
 
@@ -166,6 +168,41 @@ static int live(struct session *s, struct vm *vm, int sigs)
 	}
 }
 
+/* -- the guest's clock ---------------------------------------------------- */
+
+enum { AGENT_MS = 10000 };
+
+static void *step_clock(void *arg)
+{
+	struct husk_error ignored;
+	char *path = arg;
+	int fd = agent_open(path, AGENT_MS, &ignored);
+
+	if (fd >= 0) {
+		agent_sync_time(fd, 1, NULL, &ignored);
+		close(fd);
+	}
+	free(path);
+	return NULL;
+}
+
+void session_step_clock(const struct session *s)
+{
+	const char *path = vm_config_vsock_path(s->cfg);
+	char *copy = path ? strdup(path) : NULL;
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	if (!copy)
+		return;
+	/* It waits for the guest, and nobody waits for it. */
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	if (pthread_create(&thread, &attr, step_clock, copy))
+		free(copy);
+	pthread_attr_destroy(&attr);
+}
+
 /* -ENOMEM and -EIO are the host's; everything else can be asked for better. */
 static int failed(int ret, const struct husk_error *err)
 {
@@ -252,6 +289,8 @@ static int boot(struct session *s, const sigset_t *set, int sigs, bool first)
 		complain("%s", err.text);
 		ret = EXIT_FAULT;
 	} else {
+		if (first && s->saved && !s->paused)
+			session_step_clock(s);
 		if (first && s->ready)
 			s->ready(s);
 		ret = live(s, vm, sigs);

@@ -885,9 +885,9 @@ static struct instant take_instant(void)
 }
 
 /* The TSC against the monotonic clock: 10 ms give a few in 10^6. */
-static uint32_t measure_tsc_khz(void)
+static uint32_t measure_tsc_khz(long ns)
 {
-	struct timespec ts = { 0, 10000000 };
+	struct timespec ts = { 0, ns };
 	struct instant a = take_instant(), b;
 
 	nanosleep(&ts, NULL);
@@ -924,7 +924,10 @@ static void init_clock(struct soft_vm *vm)
 	struct instant at;
 	uint32_t khz;
 
-	khz = measure_tsc_khz();
+	/* Less is enough to see that it is what a saved guest knows. */
+	khz = measure_tsc_khz(vm->vm.tsc_khz ? 2000000 : 10000000);
+	if (vm->vm.tsc_khz && !tsc_khz_same(vm->vm.tsc_khz, khz))
+		khz = measure_tsc_khz(10000000);
 	at = take_instant();
 	vm->host_tsc = host_tsc_good();
 	/* A guest from elsewhere: its TSC is made from the other clock. */
