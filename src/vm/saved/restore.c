@@ -112,6 +112,40 @@ static int load_devices(struct restorer *r, struct dev *d)
 
 /* -- vCPUs ---------------------------------------------------------------- */
 
+/* Which part of the state it is that the engine does not take. */
+static int refused(struct restorer *r, unsigned i, struct hv_state *h)
+{
+	static const char *const groups[] = {
+		"registers", "segments", "debug registers", "FPU",
+		"MSRs",	     "APIC",	 "events"
+	};
+	struct hv_vcpu *cpu = r->vm->cpu[i].hv;
+	const char *engine = hv_vm_engine(r->vm->hv);
+	struct hv_msr_value all[HV_MAX_MSRS];
+	uint32_t n = h->nmsrs;
+
+	memcpy(all, h->msr, sizeof(all));
+	h->nmsrs = 1;
+	for (uint32_t k = 0; k < n; k++) {
+		h->msr[0] = all[k];
+		if (hv_vcpu_set(cpu, HV_STATE_MSR, h))
+			return error_set(r->err, -EINVAL,
+					 "engine %s cannot go on with MSR %x "
+					 "of CPU %u, which is %llx",
+					 engine, all[k].index, i,
+					 (unsigned long long)all[k].value);
+	}
+	for (unsigned g = 0; g < ARRAY_SIZE(groups); g++)
+		if (BIT(g) != HV_STATE_MSR && hv_vcpu_set(cpu, BIT(g), h))
+			return error_set(r->err, -EINVAL,
+					 "engine %s cannot go on with the %s "
+					 "of CPU %u",
+					 engine, groups[g], i);
+	return error_set(r->err, -EINVAL,
+			 "engine %s cannot go on with the state of CPU %u",
+			 engine, i);
+}
+
 static int load_cpu(struct restorer *r, unsigned i, struct hv_state *h)
 {
 	const struct saved_entry *e;
@@ -133,11 +167,7 @@ static int load_cpu(struct restorer *r, unsigned i, struct hv_state *h)
 	if (ret)
 		return ret;
 	ret = hv_vcpu_set(r->vm->cpu[i].hv, HV_STATE_ALL, h);
-	return ret ? error_set(r->err, ret,
-			       "engine %s cannot go on with the state of CPU "
-			       "%u",
-			       hv_vm_engine(r->vm->hv), i)
-		   : 0;
+	return ret ? refused(r, i, h) : 0;
 }
 
 static int load_cpus(struct restorer *r)
