@@ -306,7 +306,7 @@ static void set_system(struct cpu *c, const struct hv_state *s)
 
 static bool set_msr(struct cpu *c, const struct hv_msr_value *m)
 {
-	uint64_t ignored;
+	uint64_t now;
 
 	switch (m->index) {
 	case MSR_TSC: soft_set_tsc(c, m->value); return true;
@@ -321,8 +321,11 @@ static bool set_msr(struct cpu *c, const struct hv_msr_value *m)
 	}
 	if (msr_write(c, m->index, m->value))
 		return true;
-	/* Another engine keeps MSRs that this one lacks: fine when unused. */
-	return !m->value && !msr_read(c, m->index, &ignored);
+	/*
+	 * Another engine keeps MSRs that this one lacks, or that it only lets
+	 * be read: fine when unused.
+	 */
+	return !m->value || (msr_read(c, m->index, &now) && now == m->value);
 }
 
 /* All or, when one value is refused, nothing. */
