@@ -281,6 +281,7 @@ void vm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < MAX_DISKS; i++)
 		disk_config_finish(&vm->disk[i]);
 	free(vm->json);
+	free(vm->cpuid);
 	free(vm);
 }
 

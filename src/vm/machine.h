@@ -18,6 +18,7 @@
 enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
 
 struct vm_config;
+struct saved_cpuid;
 
 /* Strings other than path may be NULL, numbers 0. */
 struct disk_config {
@@ -226,7 +227,9 @@ struct vm {
 	void (*stopped)(void *opaque);				  /* (i) */
 	void *stopped_opaque;					  /* (i) */
 	int event_fd;						  /* (i) */
-	char *json; /* (i) the configuration, for vm_save() */
+	char *json; /* (life) the configuration, for vm_save() */
+	/* (i) what a guest from a file has learned; NULL: what it finds here */
+	struct saved_cpuid *cpuid;
 	struct disk_config disk[MAX_DISKS]; /* (life) as opened */
 
 	pthread_mutex_t life; /* pause, resume and save; the outermost */

@@ -229,6 +229,11 @@ static int load(struct restorer *r)
 		ret = load_cpus(r);
 	if (ret)
 		return ret;
+	/* An engine that has more is not what the guest has seen. */
+	vm->cpuid = malloc(sizeof(*vm->cpuid));
+	if (!vm->cpuid)
+		return error_errno(r->err, -ENOMEM, "saved machine");
+	*vm->cpuid = r->saved->cpuid;
 	hv_vcpu_want_window(vm->cpu[0].hv, pic_output(vm->pic));
 	/* It may not be the only one of this file. */
 	ret = vm_generation_id_new(vm);

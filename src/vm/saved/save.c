@@ -121,7 +121,10 @@ static int add_cpus(struct saver *s)
 	int ret = h && w ? 0 : -ENOMEM;
 
 	if (!ret) {
-		cpuid_take(s->vm->cpu[0].hv, &id);
+		if (s->vm->cpuid)
+			id = *s->vm->cpuid;
+		else
+			cpuid_take(s->vm->cpu[0].hv, &id);
 		cpuid_fields(w, &id);
 		ret = add_state(s, "cpuid", "cpuid", 1, w);
 	} else {
