@@ -47,6 +47,7 @@ static int failed(const struct husk_error *err)
 struct restore {
 	const char *file, *name, *engine;
 	struct session s;
+	struct place place; /* with a name */
 };
 
 /* The machine of this name, or one made for it; its sockets are its own. */
@@ -87,7 +88,6 @@ static int move_vsock(struct vm_config *cfg)
 
 static int run(struct restore *r, struct vm_config *cfg)
 {
-	struct place p;
 	int ret;
 
 	if (r->engine && vm_config_set_engine(cfg, r->engine))
@@ -97,9 +97,9 @@ static int run(struct restore *r, struct vm_config *cfg)
 		r->s.cfg = cfg;
 		return ret ? ret : session_run(&r->s);
 	}
-	ret = take_place(r, &p, cfg);
-	r->s.restore.disks = p.dir;
-	return ret ? ret : start_background(&p, cfg, &r->s);
+	ret = take_place(r, &r->place, cfg);
+	r->s.restore.disks = r->place.dir;
+	return ret ? ret : start_background(&r->place, cfg, &r->s);
 }
 
 static int restore(struct restore *r)

@@ -174,7 +174,7 @@ enum { AGENT_MS = 10000 };
 
 static void *step_clock(void *arg)
 {
-	struct husk_error ignored;
+	struct husk_error ignored = { 0 };
 	char *path = arg;
 	int fd = agent_open(path, AGENT_MS, &ignored);
 

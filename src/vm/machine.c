@@ -162,7 +162,7 @@ static char *absolute_json(const struct vm_config *cfg)
 {
 	char *json = vm_config_to_json(cfg, NULL), *dir = getcwd(NULL, 0);
 	struct vm_config *absolute = NULL;
-	struct husk_error ignored;
+	struct husk_error ignored = { 0 };
 
 	/* Read as lying here, its paths become whole ones. */
 	if (json && dir &&

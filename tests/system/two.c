@@ -78,8 +78,8 @@ static void sum_of(const struct guest *g, char *sum)
 	char command[512];
 	FILE *p;
 
-	snprintf(command, sizeof(command), "cat %.60s/share/in %.60s/raw | md5sum",
-		 g->dir, g->dir);
+	snprintf(command, sizeof(command),
+		 "cat %.60s/share/in %.60s/raw | md5sum", g->dir, g->dir);
 	p = popen(command, "r");
 	if (!p || fscanf(p, "%32s", sum) != 1)
 		fail("md5sum");
@@ -219,7 +219,8 @@ int main(int argc, char **argv)
 			fail(guests[n].said);
 		vm_destroy(guests[n].vm);
 		vm_config_destroy(guests[n].cfg);
-		snprintf(command, sizeof(command), "rm -rf %.60s", guests[n].dir);
+		snprintf(command, sizeof(command), "rm -rf %.60s",
+			 guests[n].dir);
 		if (system(command)) /* NOLINT(cert-env33-c) */
 			fail(command);
 	}

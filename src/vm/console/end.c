@@ -443,7 +443,7 @@ static int socket_at(const char *path, struct sockaddr_un *addr,
 				 "a socket's path has at most %zu bytes, not: "
 				 "%s",
 				 sizeof(addr->sun_path) - 1, path);
-	strcpy(addr->sun_path, path);
+	memcpy(addr->sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	return fd < 0 ? error_errno(err, -errno, "%s", path) : fd;
 }

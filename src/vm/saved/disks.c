@@ -86,7 +86,7 @@ int disks_prepare(struct vm *vm, struct disk_overlays *o,
 /* The configuration, for the next save, says where the disk is now. */
 static int note_path(struct vm *vm, unsigned i)
 {
-	struct husk_error ignored;
+	struct husk_error ignored = { 0 };
 	struct vm_config *cfg;
 	char *json = NULL;
 	int ret = vm_config_from_json(vm->json, strlen(vm->json), NULL, &cfg,
@@ -135,7 +135,7 @@ static int move_disk(struct vm *vm, unsigned i, const char *overlay,
 	cfg = disk_block_config(&new);
 	vm->block[i] = block_open_config(&cfg, err);
 	if (!vm->block[i]) {
-		struct husk_error ignored;
+		struct husk_error ignored = { 0 };
 
 		cfg = disk_block_config(&old);
 		vm->block[i] = block_open_config(&cfg, &ignored);

@@ -322,7 +322,7 @@ int disk_look(const char *path, struct saved_disk_fields *d)
 {
 	enum { HEAD = 64 << 10 };
 	uint8_t *head;
-	struct stat st;
+	struct stat st = { 0 };
 	ssize_t n;
 	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = 0;
 

@@ -173,8 +173,10 @@ static int load_cpu(struct restorer *r, unsigned i, struct hv_state *h)
 static int load_cpus(struct restorer *r)
 {
 	struct hv_state *h = aligned_alloc(64, ALIGN_UP(sizeof(*h), 64));
-	int ret = h ? 0 : error_errno(r->err, -ENOMEM, "CPUs");
+	int ret = 0;
 
+	if (!h)
+		return error_errno(r->err, -ENOMEM, "CPUs");
 	for (unsigned i = 0; !ret && i < r->vm->ncpus; i++)
 		ret = load_cpu(r, i, h);
 	free(h);
@@ -186,8 +188,10 @@ static int load_cpus(struct restorer *r)
 static int check_disks(struct restorer *r)
 {
 	struct vm_saved_disk *d = malloc(sizeof(*d));
-	int ret = d ? 0 : error_errno(r->err, -ENOMEM, "disks");
+	int ret = 0;
 
+	if (!d)
+		return error_errno(r->err, -ENOMEM, "disks");
 	for (unsigned i = 0; !ret && !vm_saved_disk(r->saved, i, d); i++)
 		if (!d->as_it_was && !r->options->force)
 			ret = error_set(r->err, -ESTALE,

@@ -279,12 +279,13 @@ static int write_sections(struct saver *s)
 		.file_size = s->ram.shared->end,
 	};
 	uint64_t at = sizeof(h) + s->nsections * sizeof(struct saved_entry);
-	uint8_t *meta = calloc(1, s->ram.at), *table = meta + sizeof(h);
+	uint8_t *meta = calloc(1, s->ram.at), *table;
 	ssize_t n = 0;
 	int ret = 0;
 
 	if (!meta)
 		return -ENOMEM;
+	table = meta + sizeof(h);
 	for (unsigned i = 0; i < s->nsections; i++) {
 		struct section *c = &s->section[i];
 
@@ -496,7 +497,7 @@ static int save(struct saver *s, const struct vm_save_options *o,
 		ret = MIN(pid, 0);
 	}
 	if (resume || (ret && !was_paused)) {
-		struct husk_error ignored;
+		struct husk_error ignored = { 0 };
 		int again = resume_locked(vm, ret ? &ignored : err);
 
 		s->stop_ns = loop_now() - began;
