@@ -34,7 +34,7 @@ wait
 G
 guest --net none --disk "$tmp/disk" --vsock "$tmp/v" <"$tmp/script" &
 machine=$!
-trap 'kill $machine 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill $machine 2>/dev/null || :; rm -rf "$tmp"' EXIT
 
 i=0
 while [ ! -S "$tmp/v" ]; do

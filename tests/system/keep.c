@@ -222,10 +222,10 @@ static void move(const char *engine, unsigned long n, bool stop, bool compress)
 
 static void step(const char *s)
 {
-	const char *colon = strchr(s, ':');
+	const char *colon = s ? strchr(s, ':') : NULL;
 	unsigned long n = colon ? strtoul(colon + 1, NULL, 10) : 0;
 
-	printf("keep: %s\n", s);
+	printf("keep: %s\n", s ? s : "");
 	if (!colon)
 		die("step", NULL);
 	if (!strncmp(s, "beat:", 5))

@@ -76,7 +76,7 @@ sys.exit(1)
 C
 python3 "$tmp/server.py" "$tmp/www" &
 server=$!
-trap 'kill $server 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill $server 2>/dev/null || :; rm -rf "$tmp"' EXIT
 i=0
 while [ ! -e "$tmp/ports" ]; do
 	i=$((i + 1)); [ $i -lt 100 ] || fail "no server"; sleep 0.1

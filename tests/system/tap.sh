@@ -47,7 +47,7 @@ while True:
 S
 python3 "$tmp/server.py" "$tmp/www/file" &
 server=$!
-trap 'kill $server 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill $server 2>/dev/null || :; rm -rf "$tmp"' EXIT
 i=0
 while [ ! -e "$tmp/www/file.ready" ]; do
 	i=$((i + 1)); [ $i -lt 100 ] || fail "no server"; sleep 0.1

@@ -495,7 +495,6 @@ static void slot_note(struct soft_page *p, unsigned i)
 	uint64_t old = atomic_load(&p->slots), new;
 
 	do {
-		new = old;
 		for (unsigned n = 0; n < 64; n += 16)
 			if ((uint16_t)(old >> n) == i + 1)
 				return;
