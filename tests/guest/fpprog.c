@@ -718,6 +718,8 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
 
+		if (!a)
+			break;
 		if (v && !strcmp(a, "--seed")) {
 			seed = number_arg(v);
 			i++;

@@ -18,11 +18,14 @@
 static long rss(void)
 {
 	FILE *f = fopen("/proc/self/statm", "r");
-	long size, pages;
+	char text[128], *end;
+	long pages;
 
-	if (!f || fscanf(f, "%ld %ld", &size, &pages) != 2)
+	if (!f || !fgets(text, sizeof(text), f))
 		fail("no /proc/self/statm");
 	fclose(f);
+	strtol(text, &end, 10); /* all that is mapped */
+	pages = strtol(end, NULL, 10);
 	return pages * sysconf(_SC_PAGESIZE) >> 20;
 }
 

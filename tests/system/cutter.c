@@ -192,11 +192,17 @@ static int has_log(unsigned n)
 static int do_check(void)
 {
 	unsigned k, n = 0, bad = 0;
-	char kind[8], name[32];
+	char line[32], kind[8], name[32];
 
-	while (scanf(" %7s %u", kind, &k) == 2) {
+	while (fgets(line, sizeof(line), stdin)) {
+		char *number = strchr(line, ' ');
 		int there;
 
+		if (!number)
+			continue;
+		k = (unsigned)strtoul(number, NULL, 10);
+		snprintf(kind, sizeof(kind), "%.*s", (int)(number - line),
+			 line);
 		snprintf(name, sizeof(name), "f%u", k);
 		if (!strcmp(kind, "f"))
 			there = has(name, 0, FILES + k, 1);
@@ -219,7 +225,7 @@ static int do_check(void)
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "write") && !chdir(argv[2]))
-		return do_write((unsigned)atoi(argv[3]));
+		return do_write((unsigned)strtoul(argv[3], NULL, 10));
 	if (argc == 3 && !strcmp(argv[1], "check") && !chdir(argv[2]))
 		return do_check();
 	fprintf(stderr, "use: cutter write DIR N, or cutter check DIR\n");

@@ -61,15 +61,17 @@ static long long ms(clockid_t id)
 
 static void line(const char *text)
 {
-	unsigned long beat;
+	char *end;
 
 	printf("guest: %s\n", text);
 	if (!strncmp(text, "BAD", 3) || strstr(text, "rcu: INFO") ||
 	    strstr(text, "BUG:") || strstr(text, "Kernel panic") ||
 	    strstr(text, "Clocksource tsc skewed") || strstr(text, "I/O error"))
 		_exit(1);
-	if (sscanf(text, "beat %lu %lld %lld", &beat, &out.mono, &out.real) ==
-	    3) {
+	if (!strncmp(text, "beat ", 5)) {
+		strtoul(text + 5, &end, 10); /* its number */
+		out.mono = strtoll(end, &end, 10);
+		out.real = strtoll(end, NULL, 10);
 		out.at = ms(CLOCK_REALTIME);
 		out.beats++;
 		pthread_cond_broadcast(&out.change);
@@ -251,7 +253,9 @@ static void option(int c, struct husk_error *err)
 	int ret = 0;
 
 	switch (c) {
-	case 'c': vm_config_set_cpus(config, (unsigned)atoi(optarg)); break;
+	case 'c':
+		vm_config_set_cpus(config, (unsigned)strtoul(optarg, NULL, 10));
+		break;
 	case 'm':
 		vm_config_set_memory(config, strtoull(optarg, NULL, 10) << 20);
 		break;

@@ -76,6 +76,7 @@ static void *disk(void *arg)
 
 	if (fd < 0 || posix_memalign((void **)&buf, 4096, 65536) || !last) {
 		bad("no disk", (uint64_t)errno, 0);
+		free(last);
 		return NULL;
 	}
 	for (uint64_t turn = 1;; turn++) {

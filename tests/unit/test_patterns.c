@@ -143,7 +143,7 @@ static void write_everything(void)
 
 static void registers_stay(unsigned i)
 {
-	struct shape before[VIRTIO_MAX_QUEUES], after;
+	struct shape before[VIRTIO_MAX_QUEUES] = { 0 }, after;
 	uint64_t accepted = m.v->accepted;
 
 	for (unsigned q = 0; q < m.v->class->nqueues; q++)
