@@ -107,7 +107,7 @@ static void *clocks(void *arg)
 {
 	uint64_t seen, now;
 
-	for (arg = &latest; arg;) {
+	for (;;) {
 		for (unsigned i = 0; i < 2000; i++) {
 			seen = latest;
 			now = clock_ns(CLOCK_MONOTONIC);
@@ -133,7 +133,7 @@ static void *timers(void *arg)
 	its.it_value.tv_sec = (time_t)(start / 1000000000);
 	its.it_value.tv_nsec = (long)(start % 1000000000);
 	timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, NULL);
-	for (arg = &ticks; arg;) {
+	for (;;) {
 		uint64_t now, due;
 
 		if (read(fd, &n, sizeof(n)) != sizeof(n))
