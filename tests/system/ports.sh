@@ -30,6 +30,7 @@ h, n = hashlib.sha256(), 0
 while d := c.recv(65536):
     h.update(d); n += len(d)
     if d.endswith(b"\nbye\n"): break
+c.sendall(b"heard\n")
 print(n, h.hexdigest())
 C
 python3 "$tmp/client.py" "$tmp/one" >"$tmp/heard" &
@@ -42,6 +43,8 @@ exec 5<>$one
 head -c 1048576 <&5 | sha256sum | sed 's/^/got /'
 head -c 3000000 /dev/urandom >/random
 { cat /random; echo; echo bye; } >&5
+read -r answer <&5 # what is on its way at power-off is lost
+echo "answer $answer"
 { cat /random; echo; echo bye; } | sha256sum | sed 's/^/sent /'
 echo 'a line' >$log
 echo 'to the first console' >/dev/hvc0
@@ -52,6 +55,7 @@ wait $client || fail "the client: $?"
 sum=$(python3 -c 'import hashlib
 print(hashlib.sha256(bytes(range(256)) * 4096).hexdigest())')
 says "got $sum  -"
+says "answer heard"
 says "sent $(cut -d' ' -f2 <"$tmp/heard")  -"
 [ "$(cut -d' ' -f1 <"$tmp/heard")" = 3000005 ] || fail "heard $(cat "$tmp/heard")"
 grep -qx 'a line' "$tmp/log" || fail "the log: $(cat "$tmp/log")"
