@@ -134,6 +134,8 @@ struct session {
 };
 
 void session_init(struct session *s);
+/* What --timeout says; 0 or an exit status. */
+int session_set_timeout(struct session *s, const char *arg);
 /*
  * The machine's time has stood still: an agent in the guest, if there is one,
  * sets its clock.  Returns at once.

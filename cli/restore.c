@@ -122,19 +122,6 @@ static int restore(struct restore *r)
 	return ret;
 }
 
-static int set_timeout(struct session *s, const char *arg)
-{
-	char *end;
-	long v = strtol(arg, &end, 10);
-
-	if (*end || end == arg || v < 1 || v > 1000000) {
-		complain("--timeout %s: not a number of seconds", arg);
-		return EXIT_USAGE;
-	}
-	s->timeout_ms = v * 1000;
-	return 0;
-}
-
 int cmd_restore(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -159,7 +146,7 @@ int cmd_restore(int argc, char **argv)
 		case 's': r.s.where = optarg; break;
 		case 'S': r.s.stats = true; break;
 		case 't':
-			if (set_timeout(&r.s, optarg))
+			if (session_set_timeout(&r.s, optarg))
 				return EXIT_USAGE;
 			break;
 		case 'h': fputs(help_restore, stdout); return 0;

@@ -55,19 +55,6 @@ static int use_demo(struct vm_config *cfg)
 	return -ENOENT;
 }
 
-static int set_timeout(struct session *s, const char *arg)
-{
-	char *end;
-	long v = strtol(arg, &end, 10);
-
-	if (*end || end == arg || v < 1 || v > 1000000) {
-		complain("--timeout %s: not a number of seconds", arg);
-		return EXIT_USAGE;
-	}
-	s->timeout_ms = v * 1000;
-	return 0;
-}
-
 struct options {
 	struct machine_options machine;
 	const char *config;
@@ -97,7 +84,7 @@ static int parse(struct session *s, struct options *o, int argc, char **argv)
 		case 's': s->where = optarg; break;
 		case 'S': s->stats = true; break;
 		case 't':
-			if (set_timeout(s, optarg))
+			if (session_set_timeout(s, optarg))
 				return EXIT_USAGE;
 			break;
 		case 'h':

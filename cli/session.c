@@ -369,6 +369,19 @@ static void output(void *opaque, const void *data, size_t len)
 	serial_output(&s->serial, data, len);
 }
 
+int session_set_timeout(struct session *s, const char *arg)
+{
+	char *end;
+	long v = strtol(arg, &end, 10);
+
+	if (*end || end == arg || v < 1 || v > 1000000) {
+		complain("--timeout %s: not a number of seconds", arg);
+		return EXIT_USAGE;
+	}
+	s->timeout_ms = v * 1000;
+	return 0;
+}
+
 int session_run(struct session *s)
 {
 	s->started_ms = now_ms();
