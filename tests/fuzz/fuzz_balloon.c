@@ -22,18 +22,10 @@ struct record {
 
 static void post(unsigned q)
 {
-	uint8_t *avail = m.mem.bytes + MOCK_AVAIL + q * MOCK_STEP;
-	uint16_t index, head = 0;
-
-	memcpy(&index, avail + 2, 2);
-	memset(avail + 4 + 2 * (index % MOCK_QSIZE), head, 2);
-	index++;
-	memcpy(avail + 2, &index, 2);
+	mock_offer(&m, q, 0);
 	if (m.v->class->inline_queues & BIT(q))
 		virtio_pci_write(m.v, VPCI_NOTIFY + 4 * q, q, 2);
-	pthread_mutex_lock(&m.dev->lock);
-	virtio_turn_locked(m.v, true, (uint32_t)BIT(q));
-	pthread_mutex_unlock(&m.dev->lock);
+	mock_turn(&m, true, (uint32_t)BIT(q));
 }
 
 static void play(const struct record *r)

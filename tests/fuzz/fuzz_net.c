@@ -56,25 +56,6 @@ static const struct link_ops ops = {
 
 static struct mock m;
 
-static void turn(bool work, uint32_t queues)
-{
-	pthread_mutex_lock(&m.dev->lock);
-	virtio_turn_locked(m.v, work, queues);
-	pthread_mutex_unlock(&m.dev->lock);
-}
-
-/* Without a doorbell: turn() looks at the queue on this thread. */
-static void post(unsigned q)
-{
-	uint8_t *avail = m.mem.bytes + MOCK_AVAIL + q * MOCK_STEP;
-	uint16_t index, head = 0;
-
-	memcpy(&index, avail + 2, 2);
-	memcpy(avail + 4 + 2 * (index % MOCK_QSIZE), &head, 2);
-	index++;
-	memcpy(avail + 2, &index, 2);
-}
-
 struct record {
 	uint8_t kind, a, b, len;
 	const uint8_t *bytes;
@@ -89,7 +70,7 @@ static void from_driver(const struct record *r, unsigned q, uint32_t extra)
 	mock_desc(&m, q, 0, MOCK_DATA, first, DESC_NEXT, 1);
 	mock_desc(&m, q, 1, MOCK_DATA + first, len - first, DESC_NEXT, 2);
 	mock_desc(&m, q, 2, MOCK_DATA + 0x20000, 1, DESC_WRITE, 0);
-	post(q);
+	mock_offer(&m, q, 0);
 }
 
 static void play(const struct record *r)
@@ -109,7 +90,7 @@ static void play(const struct record *r)
 		mock_desc(&m, q, 1, MOCK_DATA + 0x31000, r->b * 16u, DESC_WRITE,
 			  0);
 		for (unsigned i = 0; i < r->len % MOCK_QSIZE; i++)
-			post(q);
+			mock_offer(&m, q, 0);
 		break;
 	case 4: /* from the other end */
 		pthread_mutex_lock(&m.dev->lock);
@@ -120,7 +101,7 @@ static void play(const struct record *r)
 	case 5: refuse = r->a; break;
 	case 6: virtio_net_set_link(m.dev, r->a & 1); break;
 	}
-	turn(true, (uint32_t)BIT(n) - 1);
+	mock_turn(&m, true, (uint32_t)BIT(n) - 1);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -41,25 +41,6 @@ static void on_accept(void *opaque, int fd, uint32_t guest_port)
 	add_end(fd);
 }
 
-static void turn(void)
-{
-	pthread_mutex_lock(&m.dev->lock);
-	virtio_turn_locked(m.v, true, 7);
-	pthread_mutex_unlock(&m.dev->lock);
-}
-
-/* Without a doorbell: turn() looks at the queue on this thread. */
-static void post(unsigned q)
-{
-	uint8_t *avail = m.mem.bytes + MOCK_AVAIL + q * MOCK_STEP;
-	uint16_t index, head = 0;
-
-	memcpy(&index, avail + 2, 2);
-	memcpy(avail + 4 + 2 * (index % MOCK_QSIZE), &head, 2);
-	index++;
-	memcpy(avail + 2, &index, 2);
-}
-
 struct record {
 	uint8_t kind, a, b, len;
 	const uint8_t *bytes;
@@ -71,7 +52,7 @@ static void post_packet(uint32_t len, uint32_t cut)
 	cut = MIN(cut, len);
 	mock_desc(&m, VSOCK_TX, 0, MOCK_DATA, cut, DESC_NEXT, 1);
 	mock_desc(&m, VSOCK_TX, 1, MOCK_DATA + cut, len - cut, 0, 0);
-	post(VSOCK_TX);
+	mock_offer(&m, VSOCK_TX, 0);
 }
 
 static void from_driver(const struct record *r)
@@ -108,7 +89,7 @@ static void give_buffers(const struct record *r, unsigned q)
 		  1);
 	mock_desc(&m, q, 1, MOCK_DATA + 0x31000, r->b * 16u, DESC_WRITE, 0);
 	for (unsigned i = 0; i < r->len % MOCK_QSIZE; i++)
-		post(q);
+		mock_offer(&m, q, 0);
 }
 
 /* A host that still has to say where it wants to go. */
@@ -217,7 +198,7 @@ static void play(const struct record *r)
 	case 7: restore(r); break;
 	case 8: expire(); break;
 	}
-	turn();
+	mock_turn(&m, true, 7);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -151,14 +151,26 @@ void mock_desc(struct mock *m, unsigned q, unsigned i, uint64_t addr,
 	memcpy(m->mem.bytes + MOCK_DESC + q * MOCK_STEP + 16 * i, &d, 16);
 }
 
-void mock_post(struct mock *m, unsigned q, uint16_t head)
+void mock_offer(struct mock *m, unsigned q, uint16_t head)
 {
 	uint16_t *avail =
 		(uint16_t *)(void *)(m->mem.bytes + MOCK_AVAIL + q * MOCK_STEP);
 
 	avail[2 + avail[1] % MOCK_QSIZE] = head;
 	__atomic_store_n(&avail[1], avail[1] + 1, __ATOMIC_SEQ_CST);
+}
+
+void mock_post(struct mock *m, unsigned q, uint16_t head)
+{
+	mock_offer(m, q, head);
 	virtio_pci_write(m->v, VPCI_NOTIFY + 4 * q, q, 2);
+}
+
+void mock_turn(struct mock *m, bool work, uint32_t queues)
+{
+	pthread_mutex_lock(&m->dev->lock);
+	virtio_turn_locked(m->v, work, queues);
+	pthread_mutex_unlock(&m->dev->lock);
 }
 
 uint16_t mock_used(struct mock *m, unsigned q)

@@ -46,7 +46,11 @@ uint8_t mock_status(struct mock *m);
 void mock_start(struct mock *m, uint64_t features);
 void mock_desc(struct mock *m, unsigned q, unsigned i, uint64_t addr,
 	       uint32_t len, uint16_t flags, uint16_t next);
+/* A chain for the device; mock_post() also rings the doorbell. */
+void mock_offer(struct mock *m, unsigned q, uint16_t head);
 void mock_post(struct mock *m, unsigned q, uint16_t head);
+/* What the device's thread does, on this one: without a doorbell it sleeps. */
+void mock_turn(struct mock *m, bool work, uint32_t queues);
 uint16_t mock_used(struct mock *m, unsigned q);
 uint32_t mock_used_len(struct mock *m, unsigned q, unsigned i);
 /* Until the used index is n or the device broke; false after 2 s. */
