@@ -27,10 +27,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "made_up.h"
 #include "same.h"
 #include "vm/machine.h"
+#include "vm/virtio/virtq.h"
 
 enum { SHOWN = 12 }; /* differences of memory */
 
@@ -117,6 +119,8 @@ static void side_start(struct side *s)
 	if (vm_create(cfg, &s->vm, &err) || !s->vm)
 		die("machine", err.text);
 	vm_config_destroy(cfg);
+	/* Doorbells are exits, so that devices answer at the same moment. */
+	s->vm->env.doorbell.set = NULL;
 	made_up_start(&s->made_up, s->vm->hv, s->vm->cpu[0].hv);
 	s->dirty = calloc(memory / 4096 / 64 + 1, 8);
 	if (!s->dirty)
@@ -130,6 +134,33 @@ static void side_stop(struct side *s)
 {
 	vm_destroy(s->vm);
 	free(s->dirty);
+}
+
+static bool rung(int fd)
+{
+	uint64_t n;
+
+	return read(fd, &n, sizeof(n)) == sizeof(n);
+}
+
+/* What the device's thread would do at some time of its own. */
+static void device_turn(struct virtio *v)
+{
+	uint32_t queues = 0;
+
+	pthread_mutex_lock(&v->dev.lock);
+	for (unsigned i = 0; i < v->class->nqueues; i++)
+		if (rung(v->queue[i]->kick_fd))
+			queues |= BIT(i);
+	virtio_turn_locked(v, rung(v->wake_fd), queues);
+	pthread_mutex_unlock(&v->dev.lock);
+}
+
+static void devices_turn(struct side *s)
+{
+	for (struct dev *d = s->vm->devs; d; d = d->next)
+		if (!strncmp(d->class->name, "virtio-", 7))
+			device_turn(container_of(d, struct virtio, dev));
 }
 
 /* To the next exit and through it. */
@@ -151,6 +182,7 @@ static void side_run(struct side *s)
 	while ((r = hv_vcpu_complete(cpu->hv, &cpu->exit)) == 1);
 	if (r < 0)
 		die("hv_vcpu_complete", strerror(-r));
+	devices_turn(s);
 	if (hv_vcpu_get(cpu->hv, HV_STATE_ALL, &s->s))
 		die("hv_vcpu_get", "failed");
 	s->over |= s->seen || s->made_up.idle || atomic_load(&s->vm->stopping);

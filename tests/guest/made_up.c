@@ -48,7 +48,7 @@ int __wrap_cpuid_model(const char *model, uint32_t id, uint32_t n,
 		       struct hv_cpuid *out, unsigned max,
 		       struct husk_error *err);
 
-/* Devices that have threads never answer. */
+/* Who has a thread is served by its program, or never answers. */
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr,
 			  void *(*start)(void *), void *arg)
 {

@@ -14,7 +14,8 @@ cat >"$tmp/add/run.sh" <<'G'
 for m in vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport; do
 	insmod /m/$m.ko
 done
-sock vsock:4294967295:5000 serve >/dev/null &
+sock vsock:4294967295:5000 serve >/serving &
+until grep -q serving /serving; do usleep 10000; done
 while sock vsock:2:6000 cut; do :; done
 G
 initrd "$tmp/add"
