@@ -78,6 +78,10 @@ static int do_status(struct control_call *call)
 
 	reply_text(call, "state",
 		   vm_is_paused(call->vm) ? "paused" : "running");
+	for (unsigned i = 0; i < vm_config_disk_count(s->cfg); i++)
+		if (vm_disk_waits(call->vm, i))
+			reply_text(call, "no_space",
+				   vm_config_disk_path(s->cfg, i));
 	reply_text(call, "name", s->name ? s->name : "");
 	reply_text(call, "engine", vm_engine(call->vm));
 	reply_number(call, "cpus", vm_config_cpus(s->cfg));

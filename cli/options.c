@@ -19,8 +19,10 @@ const char machine_help[] =
 	"  --memory SIZE         RAM, with K, M or G (default 512M)\n"
 	"  --engine NAME         auto, kvm, soft or soft,interp (default auto)\n"
 	"  --disk FILE[,readonly][,format=raw|qcow2][,cache=cached|direct]\n"
-	"       [,sync=full|data|none][,serial=TEXT][,KEY=VALUE...]\n"
+	"       [,sync=full|data|none][,serial=TEXT][,on-enospc=error|pause]\n"
+	"       [,KEY=VALUE...]\n"
 	"                        a disk image or block device; may be repeated\n"
+	"  --on-enospc error|pause  of all disks: the host has no space\n"
 	"  --device KIND,...     debug-exit, pc-testdev, virtio-rng, virtio-blk,\n"
 	"                        virtio-fs, virtio-net, virtio-vsock,\n"
 	"                        virtio-balloon[,off]\n"
@@ -109,6 +111,17 @@ static int set_panic(struct vm_config *cfg, const char *arg)
 	return 0;
 }
 
+static int set_on_enospc(struct vm_config *cfg, const char *arg)
+{
+	if (strcmp(arg, "error") && strcmp(arg, "pause")) {
+		complain("--on-enospc %s: error or pause", arg);
+		return EXIT_USAGE;
+	}
+	vm_config_set_on_enospc(cfg, *arg == 'p' ? VM_ON_ENOSPC_PAUSE
+						 : VM_ON_ENOSPC_ERROR);
+	return 0;
+}
+
 static int set_console(struct vm_config *cfg, const char *arg)
 {
 	struct husk_error err = { 0 };
@@ -142,6 +155,7 @@ static int apply(struct vm_config *cfg, int c, const char *arg)
 	case 'r': return set_reboot(cfg, arg);
 	case 'P': return set_panic(cfg, arg);
 	case 'O': return set_console(cfg, arg);
+	case 'E': return set_on_enospc(cfg, arg);
 	case 'd': ret = vm_config_add_disk_spec(cfg, arg, &err); break;
 	case 'D': ret = vm_config_add_device(cfg, arg, &err); break;
 	case 'N': ret = vm_config_add_net(cfg, arg, &err); break;
@@ -170,15 +184,15 @@ int machine_options_apply(const struct machine_options *m,
 {
 	int ret = 0;
 
-	/* Forwards may stand before the network that they are of. */
+	/* Some may stand before the network or the disk that they are of. */
 	for (unsigned i = 0; i < m->n && !ret; i++)
-		if (m->list[i].c != 'F')
+		if (m->list[i].c != 'F' && m->list[i].c != 'E')
 			ret = apply(cfg, m->list[i].c, m->list[i].arg);
 	if (!ret && default_net && !speaks_of_nets(m))
 		ret = apply(cfg, 'N', "shared");
 	for (unsigned i = 0; i < m->n && !ret; i++)
-		if (m->list[i].c == 'F')
-			ret = apply(cfg, 'F', m->list[i].arg);
+		if (m->list[i].c == 'F' || m->list[i].c == 'E')
+			ret = apply(cfg, m->list[i].c, m->list[i].arg);
 	return ret;
 }
 

@@ -26,6 +26,7 @@
 	{ "vsock", 1, NULL, 'V' }, \
 	{ "reboot", 1, NULL, 'r' }, \
 	{ "panic", 1, NULL, 'P' }, \
+	{ "on-enospc", 1, NULL, 'E' }, \
 	{ "console", 1, NULL, 'O' }
 /* clang-format on */
 

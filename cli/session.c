@@ -60,6 +60,43 @@ static void tell_size(const struct session *s, struct vm *vm)
 		vm_console_resize(vm, w.ws_col, w.ws_row);
 }
 
+static bool waits_for_space(const struct session *s, const struct vm *vm)
+{
+	unsigned disks = vm_config_disk_count(s->cfg), i = 0;
+
+	while (i < disks && !vm_disk_waits(vm, i))
+		i++;
+	return i < disks;
+}
+
+/* On a thread of the machine. */
+static void no_space(void *opaque, unsigned disk, const char *path)
+{
+	const struct session *s = opaque;
+	const char *given = vm_config_disk_path(s->cfg, disk);
+
+	if (s->name)
+		complain("%s: no space: paused; make space and run husk resume "
+			 "%s",
+			 given ? given : path, s->name);
+	else
+		complain("%s: no space: paused; make space and run kill -CONT "
+			 "%d",
+			 given ? given : path, (int)getpid());
+}
+
+static void go_on(const struct session *s, struct vm *vm)
+{
+	struct husk_error err = { 0 };
+
+	if (!vm_is_paused(vm) || !waits_for_space(s, vm))
+		return;
+	if (vm_resume(vm, &err))
+		complain("%s", err.text);
+	else
+		session_step_clock(s);
+}
+
 /* 0: the machine goes on. */
 static int take_signal(struct session *s, struct vm *vm, int sigs)
 {
@@ -83,6 +120,8 @@ static int take_signal(struct session *s, struct vm *vm, int sigs)
 	/* The shell has had the terminal meanwhile. */
 	if (s->serial.terminal)
 		terminal_raw();
+	if (!s->name)
+		go_on(s, vm);
 	return 0;
 }
 
@@ -390,6 +429,7 @@ int session_run(struct session *s)
 	vm_config_set_output(s->cfg, s->serial.port, output, s);
 	vm_config_set_room(s->cfg, s->serial.port, serial_room, &s->serial);
 	vm_config_set_log(s->cfg, log_line, NULL);
+	vm_config_set_no_space(s->cfg, no_space, s);
 	if (vm_config_validate(s->cfg, problem, NULL))
 		return EXIT_USAGE;
 	return run(s);

@@ -23,6 +23,7 @@ _husk() {
 	--name) words="$(_husk_names)" ;;
 	--serial) words="stdio pty none" ;;
 	--reboot) words="exit again" ;;
+	--on-enospc) words="error pause" ;;
 	--panic) words="stop go-on" ;;
 	--console) words="stdio pty none unix=" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
@@ -31,11 +32,11 @@ _husk() {
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console | exec | pause | resume | save | clone) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --share --device --vsock --serial --reboot --panic --console --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --on-enospc --reboot --panic --console --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
-			--share --device --vsock --reboot --panic --console --help" ;;
+			--share --device --vsock --on-enospc --reboot --panic --console --help" ;;
 		start) words="$words --foreground --console --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;

@@ -50,6 +50,7 @@ complete -c husk -n $machine -l share -xa '(__fish_complete_directories)' -d 'di
 complete -c husk -n $machine -l forward -x -d 'port of the host to one of the guest'
 complete -c husk -n $machine -l vsock -rF -d 'sockets of the guest as Unix sockets'
 complete -c husk -n $run -l serial -rFa 'stdio pty none' -d 'first serial port'
+complete -c husk -n $machine -l on-enospc -xa 'error pause' -d 'when the host has no space for a disk'
 complete -c husk -n $machine -l reboot -xa 'exit again' -d 'what a reset does'
 complete -c husk -n $machine -l panic -xa 'stop go-on' -d 'what a panic does'
 complete -c husk -n $machine -l console -rFa 'stdio pty none unix=' -d 'where hvc0 leads'

@@ -64,7 +64,8 @@ int vm_config_set_disk_path(struct vm_config *cfg, unsigned i, const char *path,
  * suffix .qcow2 says it, all else is raw), base=FILE in place of the base that
  * a qcow2 image names, snapshot=NAME (readonly), serial=TEXT,
  * cache=cached|direct, sync=full|data|none, aio=auto|uring|threads,
- * sector=512|4096, queues=1 to 8.  For tests fault=WORDS.
+ * sector=512|4096, queues=1 to 8, on-enospc=error|pause (what happens when the
+ * host has no space for what the guest writes).  For tests fault=WORDS.
  */
 int vm_config_add_disk_spec(struct vm_config *cfg, const char *spec,
 			    struct husk_error *err);
@@ -166,6 +167,19 @@ enum vm_panic {
 	VM_PANIC_GO_ON, /* what the guest does then is its own affair */
 };
 void vm_config_set_panic(struct vm_config *cfg, enum vm_panic panic);
+
+/*
+ * The host has no space for what the guest wrote to a disk with
+ * on-enospc=pause.  The machine is paused, the request waits and is made again
+ * by vm_resume(), also that of a machine that was saved so.  On a thread of the
+ * machine; must not call vm_destroy().
+ */
+enum vm_on_enospc { VM_ON_ENOSPC_ERROR, VM_ON_ENOSPC_PAUSE };
+/* Of all disks so far, in place of what each has. */
+void vm_config_set_on_enospc(struct vm_config *cfg, enum vm_on_enospc what);
+typedef void vm_no_space(void *opaque, unsigned disk, const char *path);
+void vm_config_set_no_space(struct vm_config *cfg, vm_no_space *no_space,
+			    void *opaque);
 
 /*
  * The generation ID, which is random and of this configuration unless it is
@@ -278,6 +292,8 @@ int vm_get_device(const struct vm *vm, unsigned index,
 int vm_pause(struct vm *vm, struct husk_error *err);
 int vm_resume(struct vm *vm, struct husk_error *err);
 bool vm_is_paused(const struct vm *vm);
+/* Whether this disk holds requests for which there was no space. */
+bool vm_disk_waits(const struct vm *vm, unsigned disk);
 /* The power button: a guest with ACPI shuts down.  Any thread. */
 void vm_power_button(struct vm *vm);
 /*

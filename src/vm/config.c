@@ -170,6 +170,19 @@ void vm_config_set_guest_event(struct vm_config *cfg,
 	cfg->guest_opaque = opaque;
 }
 
+void vm_config_set_on_enospc(struct vm_config *cfg, enum vm_on_enospc what)
+{
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		cfg->disk[i].pause_if_full = what == VM_ON_ENOSPC_PAUSE;
+}
+
+void vm_config_set_no_space(struct vm_config *cfg, vm_no_space *no_space,
+			    void *opaque)
+{
+	cfg->no_space = no_space;
+	cfg->no_space_opaque = opaque;
+}
+
 void vm_config_set_output(struct vm_config *cfg, enum vm_port port,
 			  vm_output *output, void *opaque)
 {

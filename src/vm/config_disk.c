@@ -112,6 +112,11 @@ int disk_config_set(struct disk_config *d, const char *key, const char *value)
 		return block_parse_sync(value, &d->sync);
 	if (!strcmp(key, "aio"))
 		return block_parse_aio(value, &d->aio);
+	if (!strcmp(key, "on-enospc")) {
+		d->pause_if_full = !strcmp(value, "pause");
+		return d->pause_if_full || !strcmp(value, "error") ? 0
+								   : -EINVAL;
+	}
 	if (!strcmp(key, "sector")) {
 		ret = set_number(&d->sector, value);
 		return ret || (d->sector != 512 && d->sector != 4096) ? -EINVAL

@@ -748,6 +748,7 @@ static json_object *write_disk(struct writer *w, const struct disk_config *d)
 	add_text(w, o, "aio", aio[d->aio]);
 	add_number(w, o, "sector", d->sector);
 	add_number(w, o, "queues", d->queues);
+	add_text(w, o, "on-enospc", d->pause_if_full ? "pause" : NULL);
 	add_text(w, o, "fault", d->fault);
 	return o;
 }

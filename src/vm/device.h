@@ -102,8 +102,9 @@ int mem_discard(struct guest_mem *mem, uint64_t gpa, uint64_t len,
 enum machine_request {
 	REQUEST_POWEROFF,
 	REQUEST_RESET,
-	REQUEST_EXIT, /* arg */
-	REQUEST_PANIC /* arg: GUEST_* */
+	REQUEST_EXIT,	 /* arg */
+	REQUEST_PANIC,	 /* arg: GUEST_* */
+	REQUEST_NO_SPACE /* a disk holds requests: pause */
 };
 enum { GUEST_PANICKED, GUEST_CRASH_LOADED };
 

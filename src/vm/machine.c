@@ -60,6 +60,7 @@ static void request(void *sink, enum machine_request what, int arg)
 	case REQUEST_RESET: run_end(vm, VM_STOP_RESET, 0, NULL); break;
 	case REQUEST_EXIT: run_end(vm, VM_STOP_EXIT, arg, NULL); break;
 	case REQUEST_PANIC: panicked(vm, arg); break;
+	case REQUEST_NO_SPACE: space_ask(vm); break;
 	}
 }
 
@@ -220,6 +221,7 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->parked_change, NULL);
 	pthread_cond_init(&vm->go, NULL);
+	pthread_cond_init(&vm->space, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&vm->ended, &attr);
@@ -231,6 +233,8 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	vm->guest_opaque = cfg->guest_opaque;
 	vm->stopped = cfg->stopped;
 	vm->stopped_opaque = cfg->stopped_opaque;
+	vm->no_space = cfg->no_space;
+	vm->no_space_opaque = cfg->no_space_opaque;
 	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
@@ -240,6 +244,8 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 		if (ret)
 			error_errno(err, ret, "configuration");
 	}
+	if (!ret)
+		ret = space_init(vm, err);
 	if (ret) {
 		vm_destroy(vm);
 		return ret;
@@ -253,6 +259,7 @@ void vm_destroy(struct vm *vm)
 	if (!vm)
 		return;
 	vm_stop(vm);
+	space_finish(vm);
 	if (vm->serial_end)
 		end_attach(vm->serial_end, NULL);
 	if (vm->loop)
@@ -276,6 +283,7 @@ void vm_destroy(struct vm *vm)
 	pthread_cond_destroy(&vm->ended);
 	pthread_cond_destroy(&vm->parked_change);
 	pthread_cond_destroy(&vm->go);
+	pthread_cond_destroy(&vm->space);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->life);
 	for (unsigned i = 0; i < MAX_DISKS; i++)

@@ -23,7 +23,7 @@ struct saved_cpuid;
 /* Strings other than path may be NULL, numbers 0. */
 struct disk_config {
 	char *path, *serial, *format, *base, *snapshot, *fault;
-	bool readonly;
+	bool readonly, pause_if_full;
 	enum block_cache cache;
 	enum block_sync sync;
 	enum block_aio aio;
@@ -170,6 +170,8 @@ struct vm_config {
 	void *guest_opaque;
 	void (*stopped)(void *opaque);
 	void *stopped_opaque;
+	vm_no_space *no_space;
+	void *no_space_opaque;
 };
 
 /* RAM from 0 to low and from 4 GiB on; one piece of host memory. */
@@ -226,6 +228,8 @@ struct vm {
 	void *guest_opaque;					  /* (i) */
 	void (*stopped)(void *opaque);				  /* (i) */
 	void *stopped_opaque;					  /* (i) */
+	vm_no_space *no_space;					  /* (i) */
+	void *no_space_opaque;					  /* (i) */
 	int event_fd;						  /* (i) */
 	char *json; /* (life) the configuration, for vm_save() */
 	/* (i) what a guest from a file has learned; NULL: what it finds here */
@@ -246,7 +250,11 @@ struct vm {
 	pthread_cond_t ended;
 	unsigned running;	       /* (l) vCPU threads */
 	bool has_started, has_stopped; /* (l) */
-	struct vm_stopped result;      /* (l) the first reason wins */
+	pthread_t space_thread;	       /* (i) space.c, if a disk wants it */
+	bool has_space_thread;	       /* (i) */
+	pthread_cond_t space;
+	bool space_asked, space_quit; /* (l) */
+	struct vm_stopped result;     /* (l) the first reason wins */
 };
 
 /* machine.c: tsc_khz is not 0 for one whose memory is to be restored. */
@@ -260,6 +268,12 @@ void time_freeze(struct vm *vm);
 void time_set(struct vm *vm, uint64_t now); /* while frozen */
 int pause_locked(struct vm *vm, struct husk_error *err);
 int resume_locked(struct vm *vm, struct husk_error *err);
+
+/* space.c: after the disks and before finish of any device. */
+int space_init(struct vm *vm, struct husk_error *err);
+void space_finish(struct vm *vm); /* zeroes are fine */
+/* A disk waits for space.  Any thread. */
+void space_ask(struct vm *vm);
 
 /* run.c */
 /* Returns when every vCPU thread waits for run_go() or has ended. */

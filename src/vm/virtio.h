@@ -153,8 +153,15 @@ struct virtio_blk_arg {
 	struct block *block;
 	const char *serial; /* at most 20 bytes count; NULL: none */
 	unsigned queues;    /* 1 to 8; 0: 1 */
+	/*
+	 * What finds no space waits for the next start, and the machine is
+	 * asked to pause; else the driver gets an error.
+	 */
+	bool hold_full;
 };
 extern const struct virtio_class virtio_blk_class;
+/* Whether requests wait for space.  Any thread. */
+bool virtio_blk_holds(struct dev *dev);
 /* Paused: another image with the same content; the old one is closed. */
 void virtio_blk_replace(struct dev *dev, struct block *block);
 /* The disk grows, and the driver is told.  Any thread but the device's. */

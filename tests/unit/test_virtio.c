@@ -2,6 +2,7 @@
 /*
  * test_virtio.c - queues, negotiation, rng, disks, saved state
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -213,6 +214,133 @@ static void disk_has_queues_and_grows(void **state)
 	unlink(path);
 }
 
+/* -- a host without space ------------------------------------------------- */
+
+static _Atomic bool full;
+static _Atomic unsigned asked;
+
+static int full_perform(struct block *b, const struct block_req *req)
+{
+	return req->op == BLOCK_WRITE && full ? -ENOSPC : 0;
+}
+
+static void full_submit(struct block *b, struct block_req *req)
+{
+	req->done(req, full_perform(b, req));
+}
+
+static void full_drain(struct block *b)
+{
+}
+
+static const struct block_ops full_ops = {
+	.name = "full",
+	.submit = full_submit,
+	.perform = full_perform,
+	.drain = full_drain,
+};
+
+static void request_is(void *sink, enum machine_request what, int arg)
+{
+	if (what == REQUEST_NO_SPACE)
+		asked++;
+}
+
+/* Offers a write of sector 1; its status is not to be waited for. */
+static volatile uint8_t *write_some(void)
+{
+	uint8_t *p = m.mem.bytes + MOCK_DATA;
+
+	memset(p, 0, 16);
+	p[0] = 1;
+	p[8] = 1;
+	p[16] = 0xee;
+	mock_desc(&m, 0, 0, MOCK_DATA, 16, DESC_NEXT, 1);
+	mock_desc(&m, 0, 1, MOCK_DATA + 512, 512, DESC_NEXT, 2);
+	mock_desc(&m, 0, 2, MOCK_DATA + 16, 1, DESC_WRITE, 0);
+	mock_post(&m, 0, 0);
+	return p + 16;
+}
+
+static void wait_asked(unsigned n)
+{
+	for (unsigned i = 0; i < 2000 && asked < n; i++)
+		usleep(1000);
+	assert_int_equal(asked, n);
+}
+
+/* The state that m.dev has now, in a device of its own. */
+static void move_blk(const struct virtio_blk_arg *arg)
+{
+	static uint8_t memory[MOCK_MEM];
+	struct state *w = state_writer(3), *r;
+	const void *data;
+	size_t len;
+
+	virtio_blk_class.dev.state(m.dev, w);
+	assert_int_equal(state_finish(w), 0);
+	data = state_data(w, &len);
+	memcpy(memory, m.mem.bytes, sizeof(memory));
+	mock_destroy(&m);
+	assert_true(mock_create(&m, &virtio_blk_class, arg));
+	m.env.request = request_is;
+	memcpy(m.mem.bytes, memory, sizeof(memory));
+	virtio_pause(m.dev);
+	r = state_reader(data, len, 3);
+	virtio_blk_class.dev.state(m.dev, r);
+	assert_int_equal(state_finish(r), 0);
+	assert_int_equal(virtio_blk_class.dev.check(m.dev), 0);
+	state_free(r);
+	state_free(w);
+}
+
+static void disk_without_space_waits(void **state)
+{
+	struct block block = { .ops = &full_ops, .size = 65536, .sector = 512 };
+	struct virtio_blk_arg arg = { .block = &block };
+	volatile uint8_t *status;
+
+	full = true;
+	asked = 0;
+	assert_true(mock_create(&m, &virtio_blk_class, &arg));
+	m.env.request = request_is;
+	mock_start(&m, BIT(9));
+	assert_int_equal(request(1, 1, 512, false), 1); /* an error */
+	mock_destroy(&m);
+
+	arg.hold_full = true;
+	assert_true(mock_create(&m, &virtio_blk_class, &arg));
+	m.env.request = request_is;
+	mock_start(&m, BIT(9));
+	status = write_some();
+	wait_asked(1);
+	assert_true(virtio_blk_holds(m.dev));
+	virtio_pause(m.dev);
+	virtio_resume(m.dev); /* in vain */
+	wait_asked(2);
+	assert_int_equal(*status, 0xee);
+	virtio_pause(m.dev);
+	move_blk(&arg);
+	status = m.mem.bytes + MOCK_DATA + 16;
+	assert_true(virtio_blk_holds(m.dev));
+	assert_int_equal(*status, 0xee);
+	full = false;
+	virtio_resume(m.dev);
+	assert_true(mock_wait(&m, 0, 1));
+	assert_int_equal(*status, 0);
+	assert_false(virtio_blk_holds(m.dev));
+
+	full = true; /* a reset forgets what waits */
+	status = write_some();
+	wait_asked(3);
+	mock_start(&m, BIT(9));
+	assert_false(virtio_blk_holds(m.dev));
+	full = false;
+	assert_int_equal(request(1, 1, 512, false), 0);
+	assert_int_equal(asked, 3);
+	mock_destroy(&m);
+}
+
 static void state_round_trip(void **state)
 {
 	struct state *w, *r;
@@ -254,6 +382,7 @@ int main(void)
 		cmocka_unit_test(indirect_and_event_idx),
 		cmocka_unit_test(disk_works),
 		cmocka_unit_test(disk_has_queues_and_grows),
+		cmocka_unit_test(disk_without_space_waits),
 		cmocka_unit_test(state_round_trip),
 	};
 

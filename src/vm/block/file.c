@@ -279,7 +279,13 @@ static int flush(struct file *f)
 				     SYNC_FILE_RANGE_WRITE |
 				     SYNC_FILE_RANGE_WAIT_AFTER))
 		return 0;
-	return fdatasync(f->fd) ? -errno : 0;
+	if (!fdatasync(f->fd))
+		return 0;
+	/*
+	 * What the host could not write it has forgotten: asked again it would
+	 * say that all is well.  So this is never a lack of space to wait for.
+	 */
+	return errno == ENOSPC || errno == EDQUOT ? -EIO : -errno;
 }
 
 static int file_perform(struct store *s, const struct block_req *req)

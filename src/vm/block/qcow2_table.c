@@ -233,12 +233,15 @@ static int write_l1(struct qcow2 *q)
 
 static int write_refcounts(struct qcow2 *q)
 {
+	int ret;
+
 	if (!q->lazy)
 		return q2_write_cache(q, &q->ref);
 	if (q->marked || !q->ref.dirty)
 		return 0;
-	q->marked = true;
-	return q2_set_incompat(q, Q2_INCOMPAT_DIRTY, true);
+	ret = q2_set_incompat(q, Q2_INCOMPAT_DIRTY, true);
+	q->marked = !ret;
+	return ret;
 }
 
 int q2_sync(struct qcow2 *q)

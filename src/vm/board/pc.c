@@ -82,6 +82,7 @@ static int add_disks(struct vm *vm, const struct vm_config *cfg,
 		struct virtio_blk_arg arg = {
 			.serial = d->serial,
 			.queues = d->queues ? d->queues : MIN(cfg->cpus, 8),
+			.hold_full = d->pause_if_full,
 		};
 		char id[16];
 

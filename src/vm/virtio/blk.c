@@ -5,6 +5,10 @@
  * A request is taken from the queue on the device's thread, lent to the
  * block, and comes back on any thread by done(), which only puts it on a
  * list and wakes the device's thread; that one answers the driver.
+ *
+ * When the host has no space left and the machine is to pause then, a request
+ * is held: only its place in the queue is remembered.  It is taken again by
+ * the next start, be it after resume or after a restore.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,7 +16,7 @@
 
 #include "base/error.h"
 #include "vm/block.h"
-#include "vm/virtio.h"
+#include "vm/virtio/virtq.h"
 
 #define F_SEG_MAX      BIT(2)
 #define F_RO	       BIT(5)
@@ -75,6 +79,8 @@ struct blk {
 	char serial[ID_SIZE];	     /* (i) */
 	struct blk_req *reqs, *free; /* (i), (v) */
 	unsigned inflight;	     /* (v) */
+	bool holds;		     /* (i) requests without space wait */
+	struct blk_req *held;	     /* (v) */
 	pthread_mutex_t done_lock;
 	struct blk_req *done; /* (d) */
 };
@@ -121,6 +127,21 @@ static void submit(struct blk_req *r)
 	block_submit(r->blk->block, &r->req);
 }
 
+/* false: it has to be answered. */
+static bool hold(struct blk_req *r)
+{
+	struct blk *blk = r->blk;
+	const struct dev_env *env = blk->v.dev.env;
+
+	if (!blk->holds || (r->err != -ENOSPC && r->err != -EDQUOT))
+		return false;
+	r->next = blk->held;
+	blk->held = r;
+	if (env->request)
+		env->request(env->sink, REQUEST_NO_SPACE, 0);
+	return true;
+}
+
 static void finish_done(struct blk *blk)
 {
 	struct blk_req *r, *next;
@@ -139,6 +160,8 @@ static void finish_done(struct blk *blk)
 			submit(r);
 			continue;
 		}
+		if (r->err && hold(r))
+			continue;
 		answer(r, !r->err		  ? S_OK
 			  : r->err == -EOPNOTSUPP ? S_UNSUPP
 						  : S_IOERR);
@@ -343,6 +366,39 @@ static void blk_stop(struct virtio *v)
 	drain_locked(to_blk(v));
 }
 
+static int blk_start(struct virtio *v)
+{
+	struct blk *blk = to_blk(v);
+	struct blk_req *r, *list = blk->held;
+
+	blk->held = NULL;
+	while ((r = list)) {
+		struct virtq_chain chain;
+
+		list = r->next;
+		if (virtq_again(r->q, r->chain.head, &chain) ||
+		    handle(blk, r->q, r, &chain)) {
+			/* Broken: the others wait for the reset. */
+			r->next = list;
+			blk->held = r;
+			return -EPROTO;
+		}
+	}
+	return 0;
+}
+
+static void blk_forget(struct virtio *v)
+{
+	struct blk *blk = to_blk(v);
+	struct blk_req *r;
+
+	while ((r = blk->held)) {
+		blk->held = r->next;
+		r->next = blk->free;
+		blk->free = r;
+	}
+}
+
 /* -- birth and death ------------------------------------------------------ */
 
 static void put32(uint8_t *config, unsigned off, uint32_t value)
@@ -384,6 +440,7 @@ static int blk_init(struct dev *dev, const void *arg, struct husk_error *err)
 	blk->block = a->block;
 	if (a->serial)
 		memcpy(blk->serial, a->serial, strnlen(a->serial, ID_SIZE));
+	blk->holds = a->hold_full;
 	blk->queues = a->queues ? MIN(a->queues, QUEUES) : 1;
 	blk->v.offered = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY |
 			 (blk->queues > 1 ? F_MQ : 0);
@@ -455,6 +512,54 @@ void virtio_blk_replace(struct dev *dev, struct block *block)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+bool virtio_blk_holds(struct dev *dev)
+{
+	struct blk *blk = to_blk(to_virtio(dev));
+	bool holds;
+
+	pthread_mutex_lock(&dev->lock);
+	holds = blk->held;
+	pthread_mutex_unlock(&dev->lock);
+	return holds;
+}
+
+/* -- saved state ---------------------------------------------------------- */
+
+static void held_state(struct blk *blk, struct state *s)
+{
+	struct blk_req **at = &blk->held;
+	uint16_t n = 0, queue, head;
+
+	for (struct blk_req *r = blk->held; r; r = r->next)
+		n++;
+	state_u16(s, "held", &n);
+	for (; n; n--) {
+		queue = *at ? (uint16_t)(*at)->q->index : 0;
+		head = *at ? (*at)->chain.head : 0;
+		state_u16(s, "held.queue", &queue);
+		state_u16(s, "held.head", &head);
+		if (!*at) {
+			if (queue >= QUEUES || !blk->free) {
+				state_reject(s, "a request of no queue");
+				return;
+			}
+			*at = blk->free;
+			blk->free = (*at)->next;
+			(*at)->next = NULL;
+			(*at)->q = blk->v.queue[queue];
+			(*at)->chain.head = head;
+		}
+		at = &(*at)->next;
+	}
+}
+
+static void blk_state(struct dev *dev, struct state *s)
+{
+	virtio_state(dev, s);
+	if (state_version(s) >= 3)
+		held_state(to_blk(to_virtio(dev)), s);
+}
+
 /* The driver knows the saved size: another disk would be a surprise. */
 static int blk_check(struct dev *dev)
 {
@@ -473,20 +578,22 @@ const struct virtio_class virtio_blk_class = {
 	.dev = {
 		.name	= "virtio-blk",
 		.size	= sizeof(struct blk),
-		.version = 2,
+		.version = 3,
 		.init	= blk_init,
 		.finish	= blk_finish,
 		.reset	= virtio_reset,
 		.pause	= virtio_pause,
 		.resume	= virtio_resume,
-		.state	= virtio_state,
+		.state	= blk_state,
 		.check	= blk_check,
 	},
 	.id	= VIRTIO_ID_BLK,
 	.nqueues = QUEUES,
 	.config_size = 60,
 	.pci_class = 0x010000,
+	.start	= blk_start,
 	.stop	= blk_stop,
+	.forget	= blk_forget,
 	.kick	= blk_kick,
 	.work	= blk_work,
 };
