@@ -207,7 +207,9 @@ def husks(args):
             name = 'husk' if len(engines) == 1 else f'husk {engine}'
             if len(exes) > 1:
                 name += ' #%d' % (exes.index(exe) + 1)
-            machines.append(husk(name, exe, engine))
+            m = husk(name, exe, engine)
+            m.exe, m.engine = exe, engine
+            machines.append(m)
     return machines
 
 
