@@ -142,16 +142,26 @@ static bool known_model(const char *name)
 	return false;
 }
 
-/* Engines keep vector state in their structs: more than malloc aligns. */
+/*
+ * Engines keep vector state in their structs: more than calloc() aligns.  They
+ * are megabytes that are zero without being touched, which memset() would do.
+ */
 static void *alloc_zeroed(size_t size)
 {
-	void *p;
+	void *whole = calloc(1, size + ALIGN + sizeof(whole));
+	uintptr_t at;
 
-	size = ALIGN_UP(size, ALIGN);
-	p = aligned_alloc(ALIGN, size);
+	if (!whole)
+		return NULL;
+	at = ALIGN_UP((uintptr_t)whole + sizeof(whole), (uintptr_t)ALIGN);
+	((void **)at)[-1] = whole;
+	return (void *)at;
+}
+
+static void free_zeroed(void *p)
+{
 	if (p)
-		memset(p, 0, size);
-	return p;
+		free(((void **)p)[-1]);
 }
 
 static void free_vm(struct hv_vm *vm)
@@ -165,7 +175,7 @@ static void free_vm(struct hv_vm *vm)
 	if (vm->lock)
 		pthread_mutex_destroy(vm->lock);
 	free(vm->lock);
-	free(vm);
+	free_zeroed(vm);
 }
 
 int hv_vm_create(const struct hv_config *cfg, struct hv_vm **out,
@@ -483,7 +493,7 @@ int hv_vcpu_create(struct hv_vm *vm, uint32_t id, struct hv_vcpu **out,
 		vm->vcpu[id] = cpu;
 	unlock(vm);
 	if (rc) {
-		free(cpu);
+		free_zeroed(cpu);
 		return rc;
 	}
 	*out = cpu;
@@ -501,7 +511,7 @@ void hv_vcpu_destroy(struct hv_vcpu *cpu)
 	vm->vcpu[cpu->id] = NULL;
 	vm->engine->vcpu_finish(cpu);
 	unlock(vm);
-	free(cpu);
+	free_zeroed(cpu);
 }
 
 uint32_t hv_vcpu_id(const struct hv_vcpu *cpu)

@@ -65,10 +65,13 @@ void cache_forget(struct cpu *c)
 {
 	struct block_cache *k = c->cache;
 
+	c->leave_block = true;
+	/* Tables that were never used are not touched. */
+	if (!k->used)
+		return;
 	memset(k->hash, 0, sizeof(k->hash));
 	memset(k->front, 0, sizeof(k->front));
 	k->used = 0;
-	c->leave_block = true;
 }
 
 static unsigned hash_of(uint64_t gpa, uint32_t key)

@@ -223,11 +223,6 @@ static void mark(struct tlb_marks *k, unsigned i, bool global)
 	}
 }
 
-static unsigned table_size(unsigned table)
-{
-	return table == TLB_EXEC ? XTAB_SIZE : TLB_SIZE;
-}
-
 static void slot_clear(struct cpu *c, unsigned mmu, unsigned table, unsigned i)
 {
 	if (table == TLB_EXEC)
@@ -248,13 +243,12 @@ static void clear_word(struct cpu *c, unsigned mmu, unsigned table, unsigned w,
 			   w * 64 + (unsigned)__builtin_ctzll(bits));
 }
 
-void tlb_reset(struct cpu *c)
+/* All is zero, which is a tag that only entry 0 could be reached with. */
+void tlb_init(struct cpu *c)
 {
-	memset(c->marks, 0, sizeof(c->marks));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		for (unsigned t = 0; t < 3; t++)
-			for (unsigned i = 0; i < table_size(t); i++)
-				slot_clear(c, m, t, i);
+			slot_clear(c, m, t, 0);
 	c->ready = true;
 	c->tlb_gen++;
 }
@@ -1146,8 +1140,11 @@ static void change_end(struct soft_vm *vm)
 			atomic_store(&vm->cpu[i]->nstale, MAX_STALE);
 			cpu_request(vm->cpu[i], REQ_CODE);
 		}
-	/* Nothing is decoded any more, so nothing needs protection. */
-	for (unsigned i = 0; i < vm->nslots; i++) {
+	/*
+	 * Nothing is decoded any more, so nothing needs protection.  While a
+	 * machine is built nothing was: its size must not cost time.
+	 */
+	for (unsigned i = 0; atomic_load(&vm->has_run) && i < vm->nslots; i++) {
 		uint64_t n = vm->slot[i].size >> 12;
 
 		for (uint64_t k = 0; k < n; k++)

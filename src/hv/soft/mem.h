@@ -21,7 +21,7 @@ void code_claim(struct cpu *c, struct code_page *p);
 /* Under vm->code: decoded code lies in these bytes of the page. */
 void code_mark(struct code_page *p, uint64_t gpa, size_t n);
 
-void tlb_reset(struct cpu *c);
+void tlb_init(struct cpu *c);
 void cpu_park(struct cpu *c);
 void cpu_unpark(struct cpu *c);
 

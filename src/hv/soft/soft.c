@@ -581,6 +581,8 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 {
 	volatile uint64_t host_gs;
 
+	if (!atomic_load(&c->vm->has_run))
+		atomic_store(&c->vm->has_run, true);
 	absorb(c, exit);
 	c->exit = exit;
 	c->replay.at = 0;
@@ -925,7 +927,7 @@ static void init_clock(struct soft_vm *vm)
 	uint32_t khz;
 
 	/* Less is enough to see that it is what a saved guest knows. */
-	khz = measure_tsc_khz(vm->vm.tsc_khz ? 2000000 : 10000000);
+	khz = measure_tsc_khz(vm->vm.tsc_khz ? 500000 : 10000000);
 	if (vm->vm.tsc_khz && !tsc_khz_same(vm->vm.tsc_khz, khz))
 		khz = measure_tsc_khz(10000000);
 	at = take_instant();
@@ -1030,7 +1032,7 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	c->parked = 1;
 	c->tsc_offset = -soft_tsc0(vm); /* all start at 0, with the VM */
 	c->interp_only = !strcmp(v->vm->options, "interp");
-	tlb_reset(c);
+	tlb_init(c);
 	ret = cache_init(c);
 	if (!ret)
 		ret = lapic_init(c);

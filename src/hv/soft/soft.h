@@ -241,6 +241,7 @@ struct soft_vm {
 		uint64_t tsc, ns;
 	} stopped;
 	struct cpu *cpu[HV_MAX_VCPUS]; /* by id, set atomically */
+	atomic_bool has_run;	       /* some vCPU: code may be decoded */
 	/*
 	 * Lock order: world, slots, code.  Who waits for world is parked, so
 	 * its holder never waits for somebody who waits for it.
