@@ -1006,20 +1006,21 @@ static void soft_vcpu_finish(struct hv_vcpu *v)
 	trans_finish(c);
 }
 
-/* Without executable memory the interpreter does it all, and says so. */
-static int translator_init(struct cpu *c)
+static int translator_init(struct cpu *c, struct husk_error *err)
 {
 	int ret = trans_init(c);
 
-	if (ret == -EACCES || ret == -EPERM) {
-		hv_log(c->vcpu.vm, HV_LOG_WARN,
-		       "no executable memory (SELinux or PR_SET_MDWE forbids "
-		       "it): instructions are interpreted, which is slow");
-		return 0;
-	}
-	if (!ret && !strcmp(c->vcpu.vm->options, "eager"))
+	/* The interpreter runs what calculates with SSE and x87 from there. */
+	if (ret == -EACCES || ret == -EPERM)
+		return error_set(err, ret,
+				 "engine soft: this process may not have "
+				 "executable memory (SELinux, PR_SET_MDWE or "
+				 "a seccomp filter forbids it)");
+	if (ret)
+		return error_errno(err, ret, "engine soft: code memory");
+	if (!strcmp(c->vcpu.vm->options, "eager"))
 		c->trans->hot = 0;
-	return ret;
+	return 0;
 }
 
 static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
@@ -1036,15 +1037,18 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	ret = cache_init(c);
 	if (!ret)
 		ret = lapic_init(c);
-	if (!ret && !c->interp_only)
-		ret = translator_init(c);
 	if (ret)
-		goto err;
-	ret = cpuid_model(v->vm->cpu_model, v->id, v->vm->max_vcpus,
-			  v->vm->tsc_khz, v->vm->caps.phys_bits, c->cpuid,
-			  ARRAY_SIZE(c->cpuid), err);
-	if (ret < 0)
-		goto err;
+		error_errno(err, ret, "vCPU %u", v->id);
+	if (!ret && !c->interp_only)
+		ret = translator_init(c, err);
+	if (!ret)
+		ret = cpuid_model(v->vm->cpu_model, v->id, v->vm->max_vcpus,
+				  v->vm->tsc_khz, v->vm->caps.phys_bits,
+				  c->cpuid, ARRAY_SIZE(c->cpuid), err);
+	if (ret < 0) {
+		soft_vcpu_finish(v);
+		return ret;
+	}
 	c->ncpuid = (unsigned)ret;
 	c->amd = c->cpuid[0].ecx == 0x444d4163; /* "cAMD" */
 	cpu_reset(c, false);
@@ -1052,9 +1056,6 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	vm->cpu[v->id] = c;
 	world_start(vm, NULL);
 	return 0;
-err:
-	soft_vcpu_finish(v);
-	return error_errno(err, ret, "vCPU %u", v->id);
 }
 
 static int soft_debug(struct hv_vcpu *v, unsigned flags)
