@@ -260,6 +260,11 @@ struct block *cache_known(struct cpu *c)
 	return c->mode == MODE_64 ? front_find(c, c->rip) : NULL;
 }
 
+void cache_prefetch(const struct cpu *c, uint64_t lin)
+{
+	__builtin_prefetch(front_of(c, lin));
+}
+
 struct block *cache_find(struct cpu *c)
 {
 	uint64_t lin = c->rip;

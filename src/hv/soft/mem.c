@@ -1024,19 +1024,40 @@ void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size)
 	return NULL;
 }
 
+/* May something write there without being asked about each byte? */
+static bool chunk_allowed(struct cpu *c, unsigned seg, uint64_t lin,
+			  const struct where *at)
+{
+	uint64_t n;
+
+	if (!at->host || !(at->slot->flags & HV_MEM_WRITE) ||
+	    mmu_of(c, seg) == MMU_USER_AC || (c->watch && page_watched(c, lin)))
+		return false;
+	n = (at->gpa - at->slot->gpa) >> 12;
+	return !at->slot->dirty ||
+	       atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64);
+}
+
 void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
-		bool write)
+		bool write, uint64_t *tell)
 {
 	struct tlb_entry *e = entry(c, seg, lin, write);
 	size_t room = 0x1000 - (lin & 0xfff);
+	struct where at;
 
-	if (((lin ^ e->tag) & ~0xfffull)) {
-		translate(c, seg, lin, write ? ACC_WRITE : ACC_READ);
-		if ((lin ^ e->tag) & ~0xfffull)
-			return NULL;
-	}
+	*tell = CHUNK_PLAIN;
 	*n = MIN(*n, room);
-	return host_at(e, lin);
+	if (!((lin ^ e->tag) & ~0xfffull))
+		return host_at(e, lin);
+	at = translate(c, seg, lin, write ? ACC_WRITE : ACC_READ);
+	if (!((lin ^ e->tag) & ~0xfffull))
+		return host_at(e, lin);
+	if (!write || !chunk_allowed(c, seg, lin, &at))
+		return NULL;
+	/* It has code, or had: all granules are looked at once, not a few
+	 * with each element. */
+	*tell = at.gpa;
+	return at.host;
 }
 
 /* -- code ----------------------------------------------------------------- */

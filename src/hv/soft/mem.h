@@ -58,6 +58,8 @@ void cache_forget(struct cpu *c);
 struct block *cache_find(struct cpu *c);
 /* The same of 64-bit code when it was found lately, else NULL. */
 struct block *cache_known(struct cpu *c);
+/* One of them will be called for code at lin. */
+void cache_prefetch(const struct cpu *c, uint64_t lin);
 
 static inline bool block_valid(const struct block *b)
 {

@@ -585,10 +585,12 @@ void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write);
 void *mem_rmw(struct cpu *c, unsigned seg, uint64_t lin, unsigned size);
 /*
  * For REP MOVS/STOS: host pointer for up to *n bytes at lin (cut to the page)
- * when it is ordinary RAM, else NULL (go element by element).
+ * when it is ordinary RAM, else NULL (go element by element).  When *tell is
+ * not CHUNK_PLAIN, it goes to phys_written() with what has been written.
  */
+#define CHUNK_PLAIN UINT64_MAX
 void *mem_chunk(struct cpu *c, unsigned seg, uint64_t lin, size_t *n,
-		bool write);
+		bool write, uint64_t *tell);
 
 /* Stop every other vCPU at a block end; world_start() lets them go. */
 void world_stop(struct soft_vm *vm, struct cpu *self);

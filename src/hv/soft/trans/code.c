@@ -674,6 +674,10 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	t->cold = NULL;
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
+	/* Three tables, mostly in no cache: fetch them at once. */
+	__builtin_prefetch(&t->hash[block_hash(lin, p.gpa, key)]);
+	__builtin_prefetch(&t->twins[twin_hash(p.gpa, key)]);
+	cache_prefetch(c, lin);
 	b = find_here(t, lin, p.gpa, key);
 	if (b)
 		return b->entry ? b : NULL;
@@ -791,6 +795,21 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 }
 
 /*
+ * A block found that the table of pages has not its page, which mostly has
+ * only been flushed.  True: the table has it now, and it is the same.  Faults.
+ */
+static bool still_there(struct trans *t, const struct tblock *b)
+{
+	struct cpu *c = t->c;
+	struct code_page p;
+
+	return !b->dead && !loop_wanted(c) &&
+	       !atomic_load_explicit(&c->nstale, memory_order_relaxed) &&
+	       trans_key(c) == b->key && code_at(c, b->lin, &p) &&
+	       p.gpa == b->gpa && second_same(c, b, b->lin);
+}
+
+/*
  * A block sends us to look its address up.  When it was killed, the jumps to
  * it are still aimed there: send them on to what took its place.
  */
@@ -800,6 +819,10 @@ static uint8_t *again(struct trans *t, const struct site *s)
 	struct tblock *old = s->block, *b;
 	uint8_t *to;
 
+	if (still_there(t, old)) {
+		flags_in(t->c);
+		return old->entry;
+	}
 	t->found = NULL;
 	to = next(t, NULL, true);
 	b = t->found;

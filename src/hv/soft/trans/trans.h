@@ -85,10 +85,15 @@ struct reloc {
 };
 
 struct tblock {
+	/* What looking for one reads: a line of the cache. */
 	uint64_t lin, gpa;
 	uint32_t key;
+	bool dead;
+	bool fixed;	     /* cannot be copied */
 	struct tblock *next; /* same hash */
 	struct tblock *twin; /* originals with the same hash, without lin */
+	uint8_t *checked;    /* entry from another page */
+	uint8_t *entry;	     /* NULL: not translatable */
 	/* By page: the second, when its one instruction crosses into it. */
 	struct tlink {
 		struct tblock *block;
@@ -96,15 +101,11 @@ struct tblock {
 		uint64_t granules; /* that its translation has looked at */
 		struct tlink *next;
 	} link[2];
-	uint8_t *checked; /* entry from another page */
-	uint8_t *entry;	  /* NULL: not translatable */
-	uint8_t *miss;	  /* stub that looks the block up anew */
+	uint8_t *miss; /* stub that looks the block up anew */
 	uint8_t *near, *far;
 	uint32_t near_size, far_size;
 	unsigned site, nsites, reloc, nrelocs;
-	bool dead;
-	bool fixed; /* cannot be copied */
-};
+} __attribute__((aligned(64)));
 
 enum {
 	/* What runs often and what does not (struct area), of both a part for

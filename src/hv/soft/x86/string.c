@@ -147,7 +147,7 @@ static uint64_t min64(uint64_t a, uint64_t b)
 
 /* An offset that wraps at adsize does so at a page boundary: no cut needed. */
 static void *chunk_at(struct cpu *c, const struct insn *in, unsigned seg,
-		      unsigned reg, size_t *n, bool write)
+		      unsigned reg, size_t *n, bool write, uint64_t *tell)
 {
 	uint64_t off = c->gpr[reg] & ad_mask(in);
 	uint64_t lin = seg_linear(c, seg, off, in->opsize, write);
@@ -156,7 +156,13 @@ static void *chunk_at(struct cpu *c, const struct insn *in, unsigned seg,
 
 	if (*n > room)
 		*n = (size_t)room;
-	return mem_chunk(c, seg, lin, n, write);
+	return mem_chunk(c, seg, lin, n, write, tell);
+}
+
+static void chunk_done(struct cpu *c, uint64_t tell, size_t n)
+{
+	if (unlikely(tell != CHUNK_PLAIN))
+		phys_written(c->vm, c, tell, n);
 }
 
 static void copy_elements(uint8_t *d, const uint8_t *s, uint64_t n,
@@ -178,16 +184,16 @@ static void copy_elements(uint8_t *d, const uint8_t *s, uint64_t n,
 static uint64_t movs_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 {
 	size_t n = min64(max, 4096) * in->opsize, m;
+	uint64_t count, tell, ignored;
 	uint8_t *s, *d;
-	uint64_t count;
 
 	if (!chunkable(c, in, in->seg) || !chunkable(c, in, SEG_ES))
 		return 0;
-	s = chunk_at(c, in, in->seg, R_RSI, &n, false);
+	s = chunk_at(c, in, in->seg, R_RSI, &n, false, &ignored);
 	if (!s || n < in->opsize)
 		return 0;
 	m = n;
-	d = chunk_at(c, in, SEG_ES, R_RDI, &m, true);
+	d = chunk_at(c, in, SEG_ES, R_RDI, &m, true, &tell);
 	if (!d || m < in->opsize)
 		return 0;
 	count = min64(n, m) / in->opsize;
@@ -196,6 +202,7 @@ static uint64_t movs_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 		copy_elements(d, s, count, in->opsize);
 	else
 		memmove(d, s, n);
+	chunk_done(c, tell, n);
 	advance(c, in, R_RSI, count);
 	advance(c, in, R_RDI, count);
 	return count;
@@ -204,12 +211,12 @@ static uint64_t movs_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 static uint64_t stos_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 {
 	size_t n = min64(max, 4096) * in->opsize;
-	uint64_t v = c->gpr[R_RAX], count;
+	uint64_t v = c->gpr[R_RAX], count, tell;
 	uint8_t *d;
 
 	if (!chunkable(c, in, SEG_ES))
 		return 0;
-	d = chunk_at(c, in, SEG_ES, R_RDI, &n, true);
+	d = chunk_at(c, in, SEG_ES, R_RDI, &n, true, &tell);
 	if (!d || n < in->opsize)
 		return 0;
 	count = n / in->opsize;
@@ -227,6 +234,7 @@ static uint64_t stos_chunk(struct cpu *c, const struct insn *in, uint64_t max)
 		for (uint64_t i = 0; i < count; i++)
 			((u8 *)d)[i] = v;
 	}
+	chunk_done(c, tell, count * in->opsize);
 	advance(c, in, R_RDI, count);
 	return count;
 }
