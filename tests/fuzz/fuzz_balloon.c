@@ -15,11 +15,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct mock m;
 
-struct record {
-	uint8_t kind, a, b, len;
-	const uint8_t *bytes;
-};
-
 static void post(unsigned q)
 {
 	mock_offer(&m, q, 0);
@@ -28,7 +23,7 @@ static void post(unsigned q)
 	mock_turn(&m, true, (uint32_t)BIT(q));
 }
 
-static void play(const struct record *r)
+static void play(const struct mock_record *r)
 {
 	unsigned q = r->kind % 5;
 	struct vm_balloon_stats s;
@@ -84,17 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* The thread would race with this one for what it posts. */
 	mock_start(&m,
 		   m.v->offered & (data[0] | ~0xffull) & ~VIRTIO_F_EVENT_IDX);
-	data++;
-	size--;
-	for (unsigned i = 0; size > 4 && i < 64; i++) {
-		struct record r = { data[0], data[1], data[2], data[3],
-				    data + 4 };
-
-		r.len = (uint8_t)(r.len < size - 4 ? r.len : size - 4);
-		play(&r);
-		data += 4 + r.len;
-		size -= 4u + r.len;
-	}
+	mock_play(data + 1, size - 1, play);
 	mock_destroy(&m);
 	return 0;
 }

@@ -56,13 +56,8 @@ static const struct link_ops ops = {
 
 static struct mock m;
 
-struct record {
-	uint8_t kind, a, b, len;
-	const uint8_t *bytes;
-};
-
 /* A frame or a command in up to three pieces. */
-static void from_driver(const struct record *r, unsigned q, uint32_t extra)
+static void from_driver(const struct mock_record *r, unsigned q, uint32_t extra)
 {
 	uint32_t len = r->len + extra, first = r->a < len ? r->a : len;
 
@@ -73,7 +68,7 @@ static void from_driver(const struct record *r, unsigned q, uint32_t extra)
 	mock_offer(&m, q, 0);
 }
 
-static void play(const struct record *r)
+static void play(const struct mock_record *r)
 {
 	unsigned pairs = m.v->accepted & NET_F_MQ ? VIRTIO_NET_PAIRS : 1;
 	unsigned q = 2 * (r->b % pairs), n = m.v->class->nqueues;
@@ -124,17 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	features &= data[0] & 8 ? ~(uint64_t)0 : ~NET_F_HOST_TSO4;
 	/* The thread would race with this one for what it posts. */
 	mock_start(&m, features & ~VIRTIO_F_EVENT_IDX);
-	data++;
-	size--;
-	for (unsigned i = 0; size > 4 && i < 64; i++) {
-		struct record r = { data[0], data[1], data[2], data[3],
-				    data + 4 };
-
-		r.len = (uint8_t)(r.len < size - 4 ? r.len : size - 4);
-		play(&r);
-		data += 4 + r.len;
-		size -= 4u + r.len;
-	}
+	mock_play(data + 1, size - 1, play);
 	mock_destroy(&m);
 	return 0;
 }

@@ -41,11 +41,6 @@ static void on_accept(void *opaque, int fd, uint32_t guest_port)
 	add_end(fd);
 }
 
-struct record {
-	uint8_t kind, a, b, len;
-	const uint8_t *bytes;
-};
-
 /* In two pieces, the first of cut bytes. */
 static void post_packet(uint32_t len, uint32_t cut)
 {
@@ -55,7 +50,7 @@ static void post_packet(uint32_t len, uint32_t cut)
 	mock_offer(&m, VSOCK_TX, 0);
 }
 
-static void from_driver(const struct record *r)
+static void from_driver(const struct mock_record *r)
 {
 	struct vsock_hdr h = {
 		.src_cid = CID,
@@ -77,13 +72,13 @@ static void from_driver(const struct record *r)
 	post_packet(VSOCK_HDR + h.len, VSOCK_HDR);
 }
 
-static void raw_from_driver(const struct record *r)
+static void raw_from_driver(const struct mock_record *r)
 {
 	memcpy(m.mem.bytes + MOCK_DATA, r->bytes, r->len);
 	post_packet(r->len + r->b * 16u, r->a);
 }
 
-static void give_buffers(const struct record *r, unsigned q)
+static void give_buffers(const struct mock_record *r, unsigned q)
 {
 	mock_desc(&m, q, 0, MOCK_DATA + 0x30000, r->a, DESC_WRITE | DESC_NEXT,
 		  1);
@@ -113,7 +108,7 @@ static void dial(void)
 	add_end(fd[1]);
 }
 
-static void use_end(const struct record *r)
+static void use_end(const struct mock_record *r)
 {
 	unsigned i = nends ? r->b % nends : 0;
 	uint8_t buf[8192];
@@ -134,7 +129,7 @@ static void use_end(const struct record *r)
 	}
 }
 
-static void move_end(const struct record *r)
+static void move_end(const struct mock_record *r)
 {
 	int fd = -1;
 
@@ -149,7 +144,7 @@ static void move_end(const struct record *r)
 	}
 }
 
-static void restore(const struct record *r)
+static void restore(const struct mock_record *r)
 {
 	struct state *w = state_writer(1), *s;
 	const void *data;
@@ -185,7 +180,7 @@ static void expire(void)
 	pthread_mutex_unlock(&m.dev->lock);
 }
 
-static void play(const struct record *r)
+static void play(const struct mock_record *r)
 {
 	switch (r->kind % 9) {
 	case 0:
@@ -212,15 +207,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	/* The thread would race with this one for what it posts. */
 	mock_start(&m, m.v->offered & ~VIRTIO_F_EVENT_IDX);
-	for (unsigned i = 0; size > 4 && i < 64; i++) {
-		struct record r = { data[0], data[1], data[2], data[3],
-				    data + 4 };
-
-		r.len = (uint8_t)(r.len < size - 4 ? r.len : size - 4);
-		play(&r);
-		data += 4 + r.len;
-		size -= 4u + r.len;
-	}
+	mock_play(data, size, play);
 	mock_destroy(&m);
 	while (nends)
 		close(end[--nends]);

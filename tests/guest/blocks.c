@@ -1097,30 +1097,6 @@ static void make_case(void)
 
 /* -- what happened -------------------------------------------------------- */
 
-/* Components in their initial state may be left out of an XSAVE area. */
-static void complete_fpu(uint8_t *f)
-{
-	const uint16_t cw = 0x37f;
-	uint64_t bv;
-
-	memcpy(&bv, f + 512, 8);
-	if (!(bv & 1)) {
-		memset(f, 0, 24);
-		memset(f + 32, 0, 128);
-		put(f, 0, &cw, 2);
-	}
-	if (!(bv & 2))
-		memset(f + 160, 0, 256);
-	if (!(bv & 4))
-		memset(f + 576, 0, 256);
-	/* FOP, FIP, FDP; MXCSR's mask; what is not state. */
-	memset(f + 6, 0, 18);
-	memset(f + 28, 0, 4);
-	memset(f + 416, 0, 576 - 416);
-	for (unsigned k = 0; k < 8; k++)
-		memset(f + 32 + k * 16 + 10, 0, 6);
-}
-
 static uint64_t hash(const uint8_t *p, size_t n)
 {
 	uint64_t h = 1469598103934665603, v;
@@ -1140,7 +1116,7 @@ static struct event *event(struct result *r, const struct state *s)
 
 	memset(e, 0, sizeof(*e));
 	c = *s;
-	complete_fpu(c.fpu);
+	native_complete_fpu(c.fpu);
 	e->rip = s->rip;
 	e->rflags = s->rflags & 0x400;
 	memcpy(e->gpr, s->gpr, sizeof(e->gpr));
@@ -1565,8 +1541,8 @@ static bool same_result(const struct result *x, const struct result *y,
 	ok &= same("events", x->n, y->n, show);
 	a = x->end;
 	b = y->end;
-	complete_fpu(a.fpu);
-	complete_fpu(b.fpu);
+	native_complete_fpu(a.fpu);
+	native_complete_fpu(b.fpu);
 	/* Only int3 says that the program came to its end. */
 	if (x->n && x->ev[x->n - 1].kind == 3)
 		flags |= ARITH;

@@ -24,20 +24,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bare.h"
-#include "native.h"
+#include "user.h"
 
 enum {
 	/* Linear, in the guest and here: code, hole, two of data, hole. */
-	BASE = 0x10000000,
-	CODE = BASE,
-	DATA = BASE + 0x2000,
+	CODE = USER_CODE,
+	DATA = USER_DATA,
 	DATA_SIZE = 0x2000,
 	AT = 0x800, /* the instruction, inside the code page */
-	/* Guest-physical. */
-	PT = 0x20000,
-	CODE_GPA = 0x30000,
-	DATA_GPA = 0x32000,
 	XSAVE_SIZE = NATIVE_XSAVE,
 	SHOW = 3, /* differences per mnemonic in full */
 };
@@ -592,15 +586,28 @@ static void random_case(struct insn *in, struct state *s)
 static struct state *output;
 static uint8_t *text, *data;
 
+static void from_native(struct state *s, const struct native *n)
+{
+	memcpy(s->gpr, n->gpr, sizeof(s->gpr));
+	memcpy(s->fpu, n->fpu, XSAVE_SIZE);
+	s->rip = n->rip;
+	s->rflags = n->rflags;
+	s->vector = n->vector;
+	s->error = n->error;
+	s->cr2 = n->cr2;
+}
+
+static void to_native(struct native *n, const struct state *s)
+{
+	memcpy(n->gpr, s->gpr, sizeof(n->gpr));
+	memcpy(n->fpu, s->fpu, XSAVE_SIZE);
+	n->rip = s->rip;
+	n->rflags = s->rflags;
+}
+
 static bool on_stop(struct native *s)
 {
-	memcpy(output->gpr, s->gpr, sizeof(s->gpr));
-	memcpy(output->fpu, s->fpu, XSAVE_SIZE);
-	output->rip = s->rip;
-	output->rflags = s->rflags;
-	output->vector = s->vector;
-	output->error = s->error;
-	output->cr2 = s->cr2;
+	from_native(output, s);
 	return false;
 }
 
@@ -619,10 +626,7 @@ static void processor_run(const struct insn *in, const struct state *s,
 	memset(text, 0xcc, 4096);
 	memcpy(text + AT, in->bytes, in->i.length);
 	memcpy(data, s->data, DATA_SIZE);
-	memcpy(n.gpr, s->gpr, sizeof(n.gpr));
-	memcpy(n.fpu, s->fpu, XSAVE_SIZE);
-	n.rip = s->rip;
-	n.rflags = s->rflags;
+	to_native(&n, s);
 	output = out;
 	native_run(&n, 0);
 	memcpy(out->data, data, DATA_SIZE);
@@ -646,82 +650,24 @@ static void show_insn(const struct insn *in)
 
 /* -- on the engine -------------------------------------------------------- */
 
-static struct bare guest;
-static struct hv_state start_state, st;
+static struct user guest;
 
-static void put64(uint64_t at, uint64_t v)
-{
-	memcpy(guest.mem + at, &v, 8);
-}
-
-static void guest_start(const char *engine)
-{
-	static const uint8_t none[1];
-	const uint64_t nx = 1ull << 63;
-
-	bare_start(&guest, engine, BARE_LONG, none, none);
-	put64(BARE_PD0, 0x83); /* the handlers' own */
-	put64(BARE_PDPT + 8, 0);
-	put64(BARE_PD0 + (BASE >> 21) * 8, PT | 7);
-	put64(PT, CODE_GPA | 5);
-	put64(PT + 2 * 8, DATA_GPA | 7 | nx);
-	put64(PT + 3 * 8, (DATA_GPA + 0x1000) | 7 | nx);
-	bare_get(&guest, HV_STATE_ALL, &start_state);
-	for (int i = HV_ES; i <= HV_GS; i++) {
-		start_state.seg[i].selector = i == HV_CS ? 0x1b : 0x23;
-		start_state.seg[i].access |= 0x60;
-	}
-	for (int i = HV_ES; i <= HV_GS && mode32; i++) {
-		start_state.seg[i].base = 0;
-		start_state.seg[i].limit = 0xffffffff;
-		start_state.seg[i].access = i == HV_CS ? 0xc0fb : 0xc0f3;
-	}
-	start_state.efer |= 0x800;
-	start_state.cr4 |= 0x40000;
-	start_state.xcr0 = 7;
-}
-
-/* The frame at the handler's stack; faults 8, 10 to 14 and 17 have an error. */
 static void guest_run(const struct insn *in, const struct state *s,
 		      struct state *out)
 {
-	uint64_t frame[6], *p = frame;
-	int r;
+	static struct native n;
 
-	memset(guest.mem + CODE_GPA, 0xcc, 4096);
-	memcpy(guest.mem + CODE_GPA + AT, in->bytes, in->i.length);
-	memcpy(guest.mem + DATA_GPA, s->data, DATA_SIZE);
-	hv_mem_written(guest.vm, CODE_GPA, 4096);
-	memcpy(start_state.gpr, s->gpr, sizeof(s->gpr));
-	start_state.rip = s->rip;
-	start_state.rflags = s->rflags;
-	memcpy(start_state.fpu, s->fpu, XSAVE_SIZE);
-	r = hv_vcpu_set(guest.cpu,
-			HV_STATE_GENERAL | HV_STATE_SYSTEM | HV_STATE_FPU,
-			&start_state);
-	if (r)
-		bare_die("hv_vcpu_set", r);
-	if (bare_run(&guest) != HV_EXIT_PIO || !guest.exit.pio.write) {
+	user_put_code(&guest, AT, in->bytes, in->i.length);
+	memcpy(guest.g.mem + USER_DATA_GPA, s->data, DATA_SIZE);
+	to_native(&n, s);
+	user_set(&guest, &n, true);
+	if (!user_run(&guest, &n)) {
 		show_insn(in);
-		printf("# exit %d\n", guest.exit.reason);
+		printf("# exit %d\n", guest.g.exit.reason);
 		bare_die("the guest did not come to a handler", EIO);
 	}
-	hv_vcpu_complete(guest.cpu, &guest.exit);
-	bare_get(&guest, HV_STATE_GENERAL | HV_STATE_SYSTEM | HV_STATE_FPU,
-		 &st);
-	out->vector = guest.exit.pio.port - BARE_FAULT_PORT;
-	memcpy(out->gpr, st.gpr, sizeof(st.gpr));
-	memcpy(out->fpu, st.fpu, XSAVE_SIZE);
-	out->cr2 = st.cr2;
-	memcpy(out->data, guest.mem + DATA_GPA, DATA_SIZE);
-	memcpy(frame, guest.mem + (st.gpr[HV_RSP] & (BARE_MEMORY - 1)), 48);
-	out->error = 0;
-	if (out->vector == 8 || (out->vector >= 10 && out->vector <= 14) ||
-	    out->vector == 17)
-		out->error = (uint32_t)*p++;
-	out->rip = p[0];
-	out->rflags = p[2];
-	out->gpr[HV_RSP] = p[3];
+	from_native(out, &n);
+	memcpy(out->data, guest.g.mem + USER_DATA_GPA, DATA_SIZE);
 }
 
 static void low_halves(struct state *s)
@@ -811,33 +757,6 @@ static unsigned undefined_flags(const struct insn *in, const struct state *s)
 		if (undefined[k].mnemonic == in->i.mnemonic)
 			return undefined[k].mask;
 	return 0;
-}
-
-/* Components in their initial state may be left out of an XSAVE area. */
-static void complete(uint8_t *f)
-{
-	const uint16_t cw = 0x37f;
-	uint64_t bv;
-
-	memcpy(&bv, f + 512, 8);
-	if (!(bv & 1)) {
-		memset(f, 0, 24);
-		memset(f + 32, 0, 128);
-		put(f, 0, &cw, 2);
-	}
-	if (!(bv & 2))
-		memset(f + 160, 0, 256);
-	if (!(bv & 4))
-		memset(f + 576, 0, 256);
-	/*
-	 * FOP, FIP and FDP: processors differ in when they are kept.  MXCSR's
-	 * mask is constant, the rest of the legacy area is not state.
-	 */
-	memset(f + 6, 0, 18);
-	memset(f + 28, 0, 4);
-	memset(f + 416, 0, 512 - 416);
-	for (unsigned k = 0; k < 8; k++)
-		memset(f + 32 + k * 16 + 10, 0, 6);
 }
 
 static void print_bytes(const char *name, const uint8_t *p, unsigned n)
@@ -978,8 +897,8 @@ static bool compare(const struct insn *in, const struct state *s,
 			DIFF(names[k], gpr[k], 8);
 	if ((a->rflags ^ b->rflags) & flags)
 		DIFF("rflags", rflags, 4);
-	complete(a->fpu);
-	complete(b->fpu);
+	native_complete_fpu(a->fpu);
+	native_complete_fpu(b->fpu);
 	/*
 	 * PE of an unmasked underflow or overflow is that of a result with
 	 * an exponent of any size; the engine has PE of the masked result.
@@ -1091,7 +1010,7 @@ int main(int argc, char **argv)
 			 mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
 	processor_start();
 	signal(SIGALRM, on_alarm); /* for the engine, too */
-	guest_start(engine);
+	user_start(&guest, engine, mode32);
 	for (number = first; number < first + count; number++) {
 		rng = seed * 0xd1342543de82ef95 + number * 0xbf58476d1ce4e5b9;
 		rnd();
@@ -1121,7 +1040,7 @@ int main(int argc, char **argv)
 		show_insn(&in);
 		compare(&in, &s, &a, &b, true);
 	}
-	bare_stop(&guest);
+	bare_stop(&guest.g);
 	for (unsigned k = 0; k <= ZYDIS_MNEMONIC_MAX_VALUE; k++)
 		if (seen[k] >> 16)
 			printf("# %s: %u\n", ZydisMnemonicGetString(k),

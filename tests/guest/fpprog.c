@@ -20,36 +20,23 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bare.h"
-#include "native.h"
+#include "user.h"
 
 enum {
 	/* Linear, in the guest and here: code, hole, two of data, hole. */
-	BASE = 0x10000000,
-	CODE = BASE,
-	DATA = BASE + 0x2000,
+	CODE = USER_CODE,
+	DATA = USER_DATA,
 	DATA_SIZE = 0x2000,
 	HOLE = DATA + DATA_SIZE,
-	/* Guest-physical. */
-	PT = 0x20000,
-	CODE_GPA = 0x30000,
-	DATA_GPA = 0x32000,
 	XSAVE_SIZE = NATIVE_XSAVE,
 	MAX_STOPS = 64,
 };
 
 #define ARITH 0x8d5u
 
-/* A fault, or the int3 at the end. */
-struct stop {
-	uint64_t gpr[16], rip, rflags, cr2;
-	uint32_t vector, error;
-	uint8_t fpu[XSAVE_SIZE] __attribute__((aligned(64)));
-};
-
 struct run {
 	unsigned n;
-	struct stop stop[MAX_STOPS];
+	struct native stop[MAX_STOPS]; /* faults, and the int3 at the end */
 	uint8_t data[DATA_SIZE];
 };
 
@@ -387,23 +374,15 @@ static uint8_t *text, *data;
 
 static bool over(const struct run *r)
 {
-	const struct stop *s = &r->stop[r->n - 1];
+	const struct native *s = &r->stop[r->n - 1];
 
 	return s->vector == 3 || !s->gpr[HV_R12] || r->n == MAX_STOPS;
 }
 
 static bool on_stop(struct native *from)
 {
-	struct stop *s = &into->stop[into->n++];
-
-	memcpy(s->gpr, from->gpr, sizeof(s->gpr));
-	memcpy(s->fpu, from->fpu, XSAVE_SIZE);
-	s->rip = from->rip;
-	s->rflags = from->rflags;
-	s->vector = from->vector;
-	s->error = from->error;
-	s->cr2 = from->cr2;
-	from->rip = s->gpr[HV_R12];
+	into->stop[into->n++] = *from;
+	from->rip = from->gpr[HV_R12];
 	return !over(into);
 }
 
@@ -433,115 +412,34 @@ static void processor_run(const struct program *p, const uint8_t *bytes,
 
 /* -- on the engine -------------------------------------------------------- */
 
-static struct bare guest;
-static struct hv_state start_state, st;
-
-static void put64(uint64_t at, uint64_t v)
-{
-	memcpy(guest.mem + at, &v, 8);
-}
-
-static void guest_start(const char *engine)
-{
-	static const uint8_t none[1];
-	const uint64_t nx = 1ull << 63;
-
-	bare_start(&guest, engine, BARE_LONG, none, none);
-	put64(BARE_PD0, 0x83); /* the handlers' own */
-	put64(BARE_PDPT + 8, 0);
-	put64(BARE_PD0 + (BASE >> 21) * 8, PT | 7);
-	put64(PT, CODE_GPA | 5);
-	put64(PT + 2 * 8, DATA_GPA | 7 | nx);
-	put64(PT + 3 * 8, (DATA_GPA + 0x1000) | 7 | nx);
-	bare_get(&guest, HV_STATE_ALL, &start_state);
-	for (int i = HV_ES; i <= HV_GS; i++) {
-		start_state.seg[i].selector = i == HV_CS ? 0x1b : 0x23;
-		start_state.seg[i].access |= 0x60;
-	}
-	start_state.efer |= 0x800;
-	start_state.cr4 |= 0x40000;
-	start_state.xcr0 = 7;
-}
-
-static void guest_note(struct stop *s)
-{
-	uint64_t frame[6], *p = frame;
-
-	hv_vcpu_complete(guest.cpu, &guest.exit);
-	bare_get(&guest, HV_STATE_GENERAL | HV_STATE_SYSTEM | HV_STATE_FPU,
-		 &st);
-	s->vector = guest.exit.pio.port - BARE_FAULT_PORT;
-	memcpy(s->gpr, st.gpr, sizeof(st.gpr));
-	memcpy(s->fpu, st.fpu, XSAVE_SIZE);
-	s->cr2 = st.cr2;
-	memcpy(frame, guest.mem + (st.gpr[HV_RSP] & (BARE_MEMORY - 1)), 48);
-	s->error = 0;
-	if (s->vector == 8 || (s->vector >= 10 && s->vector <= 14) ||
-	    s->vector == 17)
-		s->error = (uint32_t)*p++;
-	s->rip = p[0];
-	s->rflags = p[2];
-	s->gpr[HV_RSP] = p[3];
-}
+static struct user guest;
 
 static void guest_run(const struct program *p, const uint8_t *bytes,
 		      const uint64_t *gpr, const uint8_t *fpu, struct run *r)
 {
-	unsigned groups = HV_STATE_GENERAL | HV_STATE_SYSTEM;
-	int ret;
+	static struct native n;
 
-	memset(guest.mem + CODE_GPA, 0xcc, 4096);
-	memcpy(guest.mem + CODE_GPA, p->code, bare_bytes(p->code, p->end));
-	memcpy(guest.mem + DATA_GPA, bytes, DATA_SIZE);
-	hv_mem_written(guest.vm, CODE_GPA, 4096);
-	memcpy(start_state.gpr, gpr, sizeof(start_state.gpr));
-	memcpy(start_state.fpu, fpu, XSAVE_SIZE);
-	start_state.rip = CODE;
-	start_state.rflags = 0x202;
+	user_put_code(&guest, 0, p->code, bare_bytes(p->code, p->end));
+	memcpy(guest.g.mem + USER_DATA_GPA, bytes, DATA_SIZE);
+	memcpy(n.gpr, gpr, sizeof(n.gpr));
+	memcpy(n.fpu, fpu, XSAVE_SIZE);
+	n.rip = CODE;
+	n.rflags = 0x202;
 	r->n = 0;
-	ret = hv_vcpu_set(guest.cpu, groups | HV_STATE_FPU, &start_state);
-	do {
-		struct stop *s = &r->stop[r->n++];
-
-		if (ret)
-			bare_die("hv_vcpu_set", ret);
-		if (bare_run(&guest) != HV_EXIT_PIO || !guest.exit.pio.write)
+	user_set(&guest, &n, true);
+	for (;;) {
+		if (!user_run(&guest, &n))
 			bare_die("the guest did not come to a handler", EIO);
-		guest_note(s);
-		memcpy(start_state.gpr, s->gpr, sizeof(s->gpr));
-		start_state.rip = s->gpr[HV_R12];
-		start_state.rflags = s->rflags;
-		/* The floating-point state is where the engine has it. */
-		ret = over(r) ? 0
-			      : hv_vcpu_set(guest.cpu, groups, &start_state);
-	} while (!over(r));
-	memcpy(r->data, guest.mem + DATA_GPA, DATA_SIZE);
+		r->stop[r->n++] = n;
+		if (over(r))
+			break;
+		n.rip = n.gpr[HV_R12];
+		user_set(&guest, &n, false);
+	}
+	memcpy(r->data, guest.g.mem + USER_DATA_GPA, DATA_SIZE);
 }
 
 /* -- comparison ----------------------------------------------------------- */
-
-/* Components in their initial state may be left out; pointers vary. */
-static void complete(uint8_t *f)
-{
-	const uint16_t cw = 0x37f;
-	uint64_t bv;
-
-	memcpy(&bv, f + 512, 8);
-	if (!(bv & 1)) {
-		memset(f, 0, 24);
-		memset(f + 32, 0, 128);
-		memcpy(f, &cw, 2);
-	}
-	if (!(bv & 2))
-		memset(f + 160, 0, 256);
-	if (!(bv & 4))
-		memset(f + 576, 0, 256);
-	memset(f + 6, 0, 18);
-	memset(f + 28, 0, 4);
-	memset(f + 416, 0, 576 - 416);
-	for (unsigned k = 0; k < 8; k++)
-		memset(f + 32 + k * 16 + 10, 0, 6);
-}
 
 static bool same_bytes(const char *what, const uint8_t *a, const uint8_t *b,
 		       unsigned n, unsigned piece)
@@ -561,7 +459,7 @@ static bool same_bytes(const char *what, const uint8_t *a, const uint8_t *b,
 	return true;
 }
 
-static bool same_stop(struct stop *a, struct stop *b)
+static bool same_stop(struct native *a, struct native *b)
 {
 	bool page = a->vector == 14 && !(a->cr2 >> 47);
 	bool same = true;
@@ -592,8 +490,8 @@ static bool same_stop(struct stop *a, struct stop *b)
 		       a->rflags, b->rflags);
 		same = false;
 	}
-	complete(a->fpu);
-	complete(b->fpu);
+	native_complete_fpu(a->fpu);
+	native_complete_fpu(b->fpu);
 	same &= same_bytes("control", a->fpu, b->fpu, 32, 4);
 	same &= same_bytes("st", a->fpu + 32, b->fpu + 32, 128, 16);
 	same &= same_bytes("xmm", a->fpu + 160, b->fpu + 160, 256, 16);
@@ -735,7 +633,7 @@ int main(int argc, char **argv)
 	}
 	printf("# seed %" PRIu64 "\n", seed);
 	processor_start();
-	guest_start(engine);
+	user_start(&guest, engine, false);
 	for (unsigned n = 0; n < sizeof(programs) / sizeof(programs[0]); n++) {
 		const struct program *p = &programs[n];
 
@@ -747,7 +645,7 @@ int main(int argc, char **argv)
 		}
 		run_program(p, rounds);
 	}
-	bare_stop(&guest);
+	bare_stop(&guest.g);
 	if (!only || !strcmp(only, "cr0"))
 		run_cr0(engine);
 	printf("1..%u\n", tests);

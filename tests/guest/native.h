@@ -41,5 +41,11 @@ void *native_map(uint32_t linear, size_t size);
 void *native_map_code(uint32_t linear, size_t size);
 /* Until stop() has said false; seconds 0: without a limit. */
 void native_run(const struct native *start, unsigned seconds);
+/*
+ * For comparisons: components that an XSAVE area leaves out, as they are in
+ * their initial state, are written there; what is not state, or not kept alike
+ * by all processors (FOP, FIP, FDP), becomes 0.
+ */
+void native_complete_fpu(uint8_t *xsave);
 
 #endif /* GUEST_NATIVE_H */

@@ -200,3 +200,17 @@ bool mock_wait(struct mock *m, unsigned q, uint16_t n)
 	}
 	return false;
 }
+
+void mock_play(const uint8_t *data, size_t size,
+	       void (*play)(const struct mock_record *r))
+{
+	for (unsigned i = 0; size > 4 && i < 64; i++) {
+		struct mock_record r = { data[0], data[1], data[2], data[3],
+					 data + 4 };
+
+		r.len = (uint8_t)(r.len < size - 4 ? r.len : size - 4);
+		play(&r);
+		data += 4 + r.len;
+		size -= 4u + r.len;
+	}
+}

@@ -56,4 +56,12 @@ uint32_t mock_used_len(struct mock *m, unsigned q, unsigned i);
 /* Until the used index is n or the device broke; false after 2 s. */
 bool mock_wait(struct mock *m, unsigned q, uint16_t n);
 
+/* A fuzzer's input: kind, a, b, length, bytes; up to 64 of them. */
+struct mock_record {
+	uint8_t kind, a, b, len;
+	const uint8_t *bytes;
+};
+void mock_play(const uint8_t *data, size_t size,
+	       void (*play)(const struct mock_record *r));
+
 #endif /* MOCK_VIRTQ_DRIVER_H */
