@@ -5,6 +5,10 @@
  * With cache=direct the page cache is passed by.  What is not aligned for
  * that goes through a buffer, and the last, partial page of a file through a
  * second descriptor that uses the page cache: the file's size stays exact.
+ *
+ * With the page cache most requests only copy memory.  Those are done at once
+ * by who submits them, which saves two changes of threads: reads when all is
+ * in memory, and writes as long as the host takes them quickly.
  */
 #include "vm/block/store.h"
 
@@ -17,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -27,16 +32,21 @@ enum {
 	PAGE = 4096,	     /* alignment of direct access */
 	MEM = 512,	     /* and of its buffers */
 	BOUNCE = 256 * 1024, /* a multiple of PAGE */
+	QUICK = 1 << 20,     /* bytes that are copied at once */
+	SLOW_NS = 2000000,   /* a write that the host made wait */
+	REST_NS = 50000000,  /* and how long none is tried then */
 };
 
 /* (i) constant after open */
 struct file {
 	struct store store;
-	int fd;		      /* (i) direct or cached */
-	int cached;	      /* (i) the same, cached; -1 unless direct */
-	bool regular;	      /* (i) */
-	enum block_sync sync; /* (i) */
-	struct uring *uring;  /* (i) may be NULL */
+	int fd;			/* (i) direct or cached */
+	int cached;		/* (i) the same, cached; -1 unless direct */
+	bool regular;		/* (i) */
+	enum block_sync sync;	/* (i) */
+	struct uring *uring;	/* (i) may be NULL */
+	atomic_bool reads_wait; /* the file system knows no other way */
+	_Atomic uint64_t rest;	/* no quick writes until then */
 	struct pool pool;
 	pthread_mutex_t rmw; /* read, change, write */
 };
@@ -311,6 +321,51 @@ static int pool_perform(void *arg, const struct block_req *req)
 	return file_perform(arg, req);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool quick_write(struct file *f, const struct block_req *req)
+{
+	uint64_t start = now_ns();
+	ssize_t n;
+
+	if (start < atomic_load(&f->rest))
+		return false;
+	n = pwritev(f->fd, req->iov, req->iovcnt, (off_t)req->offset);
+	if (now_ns() - start > SLOW_NS)
+		atomic_store(&f->rest, start + REST_NS);
+	return n >= 0 && (uint64_t)n == req->len;
+}
+
+/* false: not done, or not all of it. */
+static bool quick(struct file *f, const struct block_req *req)
+{
+	ssize_t n;
+
+	if (f->cached >= 0 || req->len > QUICK || req->iovcnt > IOVS)
+		return false;
+	if (req->op == BLOCK_WRITE) {
+		if (!quick_write(f, req))
+			return false;
+		grown(f, req->offset + req->len);
+		return true;
+	}
+	if (req->op != BLOCK_READ)
+		return false;
+	if (atomic_load(&f->reads_wait))
+		return false;
+	n = preadv2(f->fd, req->iov, req->iovcnt, (off_t)req->offset,
+		    RWF_NOWAIT);
+	if (n < 0 && errno == EOPNOTSUPP)
+		atomic_store(&f->reads_wait, true);
+	return n >= 0 && (uint64_t)n == req->len;
+}
+
 static void file_submit(struct store *s, struct block_req *req)
 {
 	struct file *f = to_file(s);
@@ -319,6 +374,10 @@ static void file_submit(struct store *s, struct block_req *req)
 		       req->offset + req->len <=
 			       ALIGN_DOWN(atomic_load(&s->size), PAGE));
 
+	if (quick(f, req)) {
+		req->done(req, 0);
+		return;
+	}
 	if (!f->uring || !direct || !uring_submit(f->uring, req))
 		pool_submit(&f->pool, req);
 }

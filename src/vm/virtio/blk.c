@@ -2,9 +2,10 @@
 /*
  * blk.c - virtio block device over any struct block
  *
- * A request is taken from the queue on the device's thread, lent to the
- * block, and comes back on any thread by done(), which only puts it on a
- * list and wakes the device's thread; that one answers the driver.
+ * A request is taken from the queue, lent to the block, and comes back on any
+ * thread by done(), which only puts it on a list.  Whoever is in a turn of the
+ * device takes it from there and answers the driver; when nobody is, the
+ * device's thread is woken.  So what the block does at once costs no wake-up.
  *
  * When the host has no space left and the machine is to pause then, a request
  * is held: only its place in the queue is remembered.  It is taken again by
@@ -44,6 +45,7 @@ enum {
 	REQUESTS = 128,	     /* in flight; the rest waits in the queue */
 	ID_SIZE = 20,	     /* bytes of serial, not terminated */
 	MAX_RANGE = 1 << 21, /* sectors of one discard: 1 GiB */
+	LARGE = 128 << 10,   /* bytes that take a while to copy */
 };
 
 struct header {
@@ -80,9 +82,11 @@ struct blk {
 	struct blk_req *reqs, *free; /* (i), (v) */
 	unsigned inflight;	     /* (v) */
 	bool holds;		     /* (i) requests without space wait */
+	bool starved;		     /* (v) a queue may have more */
 	struct blk_req *held;	     /* (v) */
 	pthread_mutex_t done_lock;
 	struct blk_req *done; /* (d) */
+	bool in_turn;	      /* (d) somebody will look at done */
 };
 
 static struct blk *to_blk(struct virtio *v)
@@ -115,7 +119,7 @@ static void blk_done(struct block_req *req, int err)
 	r->next = blk->done;
 	blk->done = r;
 	/* Inside the lock: afterwards r and blk may be gone. */
-	if (first)
+	if (first && !blk->in_turn)
 		virtio_wake(&blk->v);
 	pthread_mutex_unlock(&blk->done_lock);
 }
@@ -324,9 +328,8 @@ static int handle(struct blk *blk, struct virtq *q, struct blk_req *r,
 	return 0;
 }
 
-static void blk_kick(struct virtio *v, struct virtq *q)
+static void serve(struct blk *blk, struct virtq *q)
 {
-	struct blk *blk = to_blk(v);
 	struct virtq_chain chain;
 
 	while (blk->free && virtq_pop(q, &chain) > 0) {
@@ -336,18 +339,58 @@ static void blk_kick(struct virtio *v, struct virtq *q)
 		if (handle(blk, q, r, &chain)) {
 			r->next = blk->free;
 			blk->free = r;
-			break;
+			return;
 		}
+		finish_done(blk);
+		/* Its reader need not wait for those after it. */
+		if (r->req.len >= LARGE)
+			virtq_flush(q);
 	}
-	virtq_flush(q);
+	blk->starved |= !blk->free;
+}
+
+static void begin_turn(struct blk *blk)
+{
+	pthread_mutex_lock(&blk->done_lock);
+	blk->in_turn = true;
+	pthread_mutex_unlock(&blk->done_lock);
+}
+
+/* false: something has come back since. */
+static bool end_turn(struct blk *blk)
+{
+	pthread_mutex_lock(&blk->done_lock);
+	blk->in_turn = blk->done;
+	pthread_mutex_unlock(&blk->done_lock);
+	return !blk->in_turn;
+}
+
+static void turn(struct blk *blk, uint32_t queues)
+{
+	begin_turn(blk);
+	do {
+		finish_done(blk);
+		/* There is room again for what was left in any queue. */
+		if (blk->starved && blk->free) {
+			blk->starved = false;
+			queues = UINT32_MAX;
+		}
+		for (unsigned i = 0; i < QUEUES; i++)
+			if (queues & BIT(i))
+				serve(blk, blk->v.queue[i]);
+	} while (!end_turn(blk));
+	for (unsigned i = 0; i < QUEUES; i++)
+		virtq_flush(blk->v.queue[i]);
+}
+
+static void blk_kick(struct virtio *v, struct virtq *q)
+{
+	turn(to_blk(v), (uint32_t)BIT(q->index));
 }
 
 static void blk_work(struct virtio *v)
 {
-	finish_done(to_blk(v));
-	/* There is room again for what kick may have left in the queues. */
-	for (unsigned i = 0; i < QUEUES; i++)
-		blk_kick(v, v->queue[i]);
+	turn(to_blk(v), 0);
 }
 
 static void drain_locked(struct blk *blk)
