@@ -122,6 +122,7 @@ struct dev_env {
 	struct msi msi;
 	struct doorbell_sink doorbell;
 	struct pci_bus *pci;
+	bool cheap_exits; /* (i) of vCPUs: cheaper than to wake a thread */
 	/* CLOCK_MONOTONIC minus the time spent paused. NULL: loop_now(). */
 	uint64_t (*now)(void *sink);
 	/* Asks the machine for something; any thread, never blocks. */

@@ -103,6 +103,8 @@ static int env_init(struct vm *vm)
 		.request = request,
 		.log = device_log,
 		.now = machine_now,
+		/* There it is a return from a function. */
+		.cheap_exits = !strcmp(hv_vm_engine(vm->hv), "soft"),
 		.sink = vm,
 	};
 	return 0;

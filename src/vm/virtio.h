@@ -78,6 +78,8 @@ struct virtio_class {
 	 * to the doorbell is over: a bit each.
 	 */
 	uint32_t inline_queues;
+	/* The same where that costs less than to wake the device's thread. */
+	uint32_t quick_queues;
 
 	/* All with dev->lock held. */
 	/* DRIVER_OK or resumed: features are fixed, the queues are valid. */

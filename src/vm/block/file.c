@@ -34,7 +34,8 @@ enum {
 	BOUNCE = 256 * 1024, /* a multiple of PAGE */
 	QUICK = 1 << 20,     /* bytes that are copied at once */
 	SLOW_NS = 2000000,   /* a write that the host made wait */
-	REST_NS = 50000000,  /* and how long none is tried then */
+	REST_NS = 20000000,  /* and how long none is tried then: at first, */
+	MAX_REST = 8,	     /* and doubled so often while it goes on */
 };
 
 /* (i) constant after open */
@@ -47,6 +48,7 @@ struct file {
 	struct uring *uring;	/* (i) may be NULL */
 	atomic_bool reads_wait; /* the file system knows no other way */
 	_Atomic uint64_t rest;	/* no quick writes until then */
+	atomic_uint slow;	/* how many in a row were not */
 	struct pool pool;
 	pthread_mutex_t rmw; /* read, change, write */
 };
@@ -331,14 +333,20 @@ static uint64_t now_ns(void)
 
 static bool quick_write(struct file *f, const struct block_req *req)
 {
-	uint64_t start = now_ns();
+	uint64_t start = now_ns(), end;
+	unsigned slow;
 	ssize_t n;
 
 	if (start < atomic_load(&f->rest))
 		return false;
 	n = pwritev(f->fd, req->iov, req->iovcnt, (off_t)req->offset);
-	if (now_ns() - start > SLOW_NS)
-		atomic_store(&f->rest, start + REST_NS);
+	end = now_ns();
+	if (end - start < SLOW_NS) {
+		atomic_store(&f->slow, 0);
+	} else {
+		slow = MIN(atomic_fetch_add(&f->slow, 1), MAX_REST);
+		atomic_store(&f->rest, end + ((uint64_t)REST_NS << slow));
+	}
 	return n >= 0 && (uint64_t)n == req->len;
 }
 

@@ -632,6 +632,7 @@ const struct virtio_class virtio_blk_class = {
 	},
 	.id	= VIRTIO_ID_BLK,
 	.nqueues = QUEUES,
+	.quick_queues = (1 << QUEUES) - 1,
 	.config_size = 60,
 	.pci_class = 0x010000,
 	.start	= blk_start,

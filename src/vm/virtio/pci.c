@@ -201,6 +201,13 @@ static uint64_t read_locked(struct virtio *v, uint64_t off, unsigned size)
 	return 0;
 }
 
+/* Those that are served by the vCPU that rings. */
+static uint32_t inline_queues(const struct virtio *v)
+{
+	return v->class->inline_queues |
+	       (v->dev.env->cheap_exits ? v->class->quick_queues : 0);
+}
+
 static void write_locked(struct virtio *v, uint64_t off, uint64_t value,
 			 unsigned size)
 {
@@ -221,7 +228,7 @@ static void write_locked(struct virtio *v, uint64_t off, uint64_t value,
 		queue = (off - VPCI_NOTIFY) / VPCI_NOTIFY_STEP;
 		if (queue >= v->class->nqueues)
 			break;
-		if (v->class->inline_queues & BIT(queue))
+		if (inline_queues(v) & BIT(queue))
 			virtio_turn_locked(v, false, (uint32_t)BIT(queue));
 		else
 			virtq_ring(v->queue[queue]);
@@ -274,7 +281,7 @@ static void set_doorbells(struct virtio *v, bool on)
 
 	/* A failure costs speed only: the write then arrives by bar_write. */
 	for (unsigned i = 0; d->set && i < v->class->nqueues; i++)
-		if (!(v->class->inline_queues & BIT(i)))
+		if (!(inline_queues(v) & BIT(i)))
 			d->set(d->sink, gpa + i * VPCI_NOTIFY_STEP, 2,
 			       v->queue[i]->kick_fd, on);
 }
