@@ -99,8 +99,9 @@ int vm_config_add_device(struct vm_config *cfg, const char *spec,
  *   fd=N        a socket that is open, of packets or a stream as unix=
  *   null        nothing: what is sent is lost
  *   none        no device
- * Options: mac=MAC (else random, of this configuration), mtu=N, queues=N (up
- * to 4); of shared also forward=SPEC, isolated and noloopback.
+ * Options: mac=MAC (else random, of this configuration), mtu=N (of shared 9000,
+ * of others what the guest likes), queues=N (up to 4); of shared also
+ * forward=SPEC, isolated and noloopback.
  */
 int vm_config_add_net(struct vm_config *cfg, const char *spec,
 		      struct husk_error *err);

@@ -140,7 +140,7 @@ int link_open(const struct link_config *cfg, struct link **out,
 	if (!l)
 		return error_set(err, -ENOMEM, "network: out of memory");
 	l->ops = ops;
-	l->mtu = cfg->mtu ? cfg->mtu : 1500;
+	l->mtu = cfg->mtu;
 	l->log = cfg->log;
 	l->sink = cfg->sink;
 	ret = ops->open(l, cfg, err);

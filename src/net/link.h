@@ -77,7 +77,7 @@ struct link_ops {
 struct link {
 	const struct link_ops *ops;
 	uint32_t offers;	  /* (i) LINK_* the other end can do */
-	unsigned mtu;		  /* (i) */
+	unsigned mtu;		  /* (i) 0: any, the guest decides */
 	bool trusted;		  /* (i) its checksums need no check */
 	bool carrier;		  /* atomic: somebody is at the other end */
 	void (*ready)(void *nic); /* (i) set by the NIC: look again */

@@ -433,7 +433,7 @@ static int net_init(struct dev *dev, const void *arg, struct husk_error *err)
 	n->link = a->link;
 	n->pairs = MIN(MAX(a->pairs, 1u), (unsigned)VIRTIO_NET_PAIRS);
 	n->up = true;
-	n->v.offered = NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_MTU | NET_F_MAC |
+	n->v.offered = NET_F_CSUM | NET_F_GUEST_CSUM | NET_F_MAC |
 		       NET_F_HOST_TSO4 | NET_F_HOST_TSO6 | NET_F_HOST_ECN |
 		       NET_F_MRG_RXBUF | NET_F_STATUS | NET_F_CTRL_VQ |
 		       NET_F_CTRL_RX | NET_F_CTRL_VLAN | NET_F_CTRL_RX_EXTRA |
@@ -445,6 +445,9 @@ static int net_init(struct dev *dev, const void *arg, struct husk_error *err)
 		n->v.offered |= NET_F_GUEST_TSO6 | NET_F_GUEST_ECN;
 	if (n->pairs > 1)
 		n->v.offered |= NET_F_MQ;
+	/* A driver takes it for the most there can be, so not a guess. */
+	if (n->link->mtu)
+		n->v.offered |= NET_F_MTU;
 	ret = virtio_init(&n->v, err);
 	if (ret)
 		return ret;
