@@ -16,6 +16,10 @@
 
 #include "base/error.h"
 #include "vm/chips.h"
+#include "vm/virtio.h"
+
+/* For readers of the guest's last words, who may be slow or asleep. */
+#define DRAIN_NS 500000000ull
 
 /* -- the end -------------------------------------------------------------- */
 
@@ -284,7 +288,7 @@ static void *vcpu_main(void *arg)
 	struct vcpu *cpu = arg;
 	struct vm *vm = cpu->vm;
 	char name[16];
-	bool last;
+	bool last, cut;
 	int ret;
 
 	snprintf(name, sizeof(name), "vcpu%u", hv_vcpu_id(cpu->hv));
@@ -307,12 +311,15 @@ static void *vcpu_main(void *arg)
 
 	pthread_mutex_lock(&vm->lock);
 	last = --vm->running == 0;
+	cut = vm->result.reason == VM_STOP_STOPPED;
 	pthread_cond_broadcast(&vm->parked_change);
 	pthread_mutex_unlock(&vm->lock);
 	if (!last)
 		return NULL;
 	/* What the guest has said comes before the news of its end. */
 	uart_flush(vm->uart);
+	if (!cut)
+		virtio_console_drain(vm->console, DRAIN_NS);
 	end_drain(vm->serial_end);
 	end_drain(vm->end[0]);
 	announce(vm);

@@ -187,6 +187,11 @@ size_t virtio_console_input(struct dev *dev, const void *data, size_t len);
 /* Told, on the device's thread, when more fit after a short input. */
 void virtio_console_on_room(struct dev *dev, void (*f)(void *sink), void *sink);
 void virtio_console_resize(struct dev *dev, uint16_t cols, uint16_t rows);
+/*
+ * The guest has ended: what it has written goes to readers that take it, but
+ * none is waited for longer than that.
+ */
+void virtio_console_drain(struct dev *dev, uint64_t limit_ns);
 
 struct link;
 enum { VIRTIO_NET_PAIRS = 4 };

@@ -468,6 +468,49 @@ static void state_round_trip(void **state)
 	end_close(arg.port[0].end);
 }
 
+/* The guest's end: its last bytes reach a slow reader, but do not wait long. */
+static void last_bytes_arrive(void **state)
+{
+	struct virtio_console_arg arg = { .nports = 1 };
+	static char data[0x8000], got[1 << 20];
+	size_t have = 0;
+	ssize_t n;
+	int fd;
+
+	arg.port[0].end = open_end(END_LISTEN, path);
+	fd = connect_to(path);
+	while (!end_connected(arg.port[0].end))
+		usleep(1000);
+	assert_true(mock_create(&m, &virtio_console_class, &arg));
+	mock_start(&m, F_SIZE);
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (char)(i * 7 >> 8);
+	memcpy(m.mem.bytes + MOCK_DATA + 0x1000, data, sizeof(data));
+	/* No doorbell: the machine ended before it was heard. */
+	for (unsigned i = 0; i < 3; i++) {
+		mock_desc(&m, 1, i, MOCK_DATA + 0x1000, sizeof(data), 0, 0);
+		mock_offer(&m, 1, (uint16_t)i);
+	}
+	virtio_console_drain(m.dev, 20000000000);
+	assert_int_equal(mock_used(&m, 1), 3);
+	while (have < 3 * sizeof(data)) {
+		n = read(fd, got + have, sizeof(got) - have);
+		assert_true(n > 0);
+		have += (size_t)n;
+	}
+	assert_memory_equal(got + 2 * sizeof(data), data, sizeof(data));
+	/* A reader that sleeps: more than a socket holds. */
+	for (unsigned i = 0; i < 40 && mock_used(&m, 1) == 3 + i; i++) {
+		mock_desc(&m, 1, 0, MOCK_DATA + 0x1000, sizeof(data), 0, 0);
+		mock_offer(&m, 1, 0);
+		virtio_console_drain(m.dev, 1000000);
+	}
+	assert_true(mock_used(&m, 1) < 43);
+	close(fd);
+	mock_destroy(&m);
+	end_close(arg.port[0].end);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -476,7 +519,7 @@ int main(void)
 		T(one_port_talks),    T(ports_have_names),
 		T(socket_waits),      T(slow_reader_holds_one_port),
 		T(file_and_terminal), T(bad_ends_are_sentences),
-		T(state_round_trip),
+		T(state_round_trip),  T(last_bytes_arrive),
 	};
 	int ret;
 

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -302,6 +303,14 @@ static size_t put_ring(struct end *e, const char *p, size_t len, size_t limit)
 	if (done)
 		pthread_cond_broadcast(&e->change);
 	return done;
+}
+
+bool end_is_read(struct end *e)
+{
+	int waiting = 0;
+
+	return e->kind != END_PTY || ioctl(e->other, FIONREAD, &waiting) ||
+	       !waiting;
 }
 
 void end_drain(struct end *e)

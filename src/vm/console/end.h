@@ -64,6 +64,11 @@ size_t end_write(struct end *e, const void *data, size_t len);
 bool end_force(struct end *e, const void *data, size_t len);
 /* Input was taken in part, and now there is room. */
 void end_more(struct end *e);
+/*
+ * Nothing would be lost by end_close(): a terminal forgets what nobody has
+ * read, all others keep it.
+ */
+bool end_is_read(struct end *e);
 /* Returns when the program has all output, or end_cut() was called. */
 void end_drain(struct end *e);
 void end_cut(struct end *e);

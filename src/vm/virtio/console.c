@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "vm/console/end.h"
 #include "vm/virtio/virtq.h"
@@ -430,6 +431,48 @@ void virtio_console_resize(struct dev *dev, uint16_t cols, uint16_t rows)
 	virtio_config_changed_locked(&c->v);
 	pthread_mutex_unlock(&c->v.dev.lock);
 	virtio_wake(&c->v);
+}
+
+/* What the driver has queued goes to its end.  Whether some of it did not. */
+static bool send_queued(struct console *c)
+{
+	unsigned n = multiport(c) ? c->nports : 1;
+	bool left = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct port *p = &c->port[i];
+
+		if (!queue_of(p, true)->enabled)
+			continue;
+		p->blocked = false;
+		transmit(p);
+		left |= p->blocked;
+	}
+	return left;
+}
+
+void virtio_console_drain(struct dev *dev, uint64_t limit_ns)
+{
+	const struct timespec pause = { .tv_nsec = 5000000 };
+	struct console *c = to_console(dev);
+	uint64_t end = loop_now() + limit_ns;
+	bool left;
+
+	for (;;) {
+		pthread_mutex_lock(&dev->lock);
+		left = c->v.started && !(c->v.status & STATUS_NEEDS_RESET) &&
+		       send_queued(c);
+		pthread_mutex_unlock(&dev->lock);
+		if (!left)
+			break;
+		if (loop_now() >= end)
+			return;
+		nanosleep(&pause, NULL);
+	}
+	for (unsigned i = 0; i < c->nports; i++)
+		while (c->port[i].end && !end_is_read(c->port[i].end) &&
+		       loop_now() < end)
+			nanosleep(&pause, NULL);
 }
 
 /* -- what ends call ------------------------------------------------------- */
