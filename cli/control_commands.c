@@ -165,7 +165,7 @@ static int do_balloon(struct control_call *call)
 		ret = vm_balloon_set_target(call->vm, target);
 	}
 	if (!ret)
-		ret = vm_balloon_stats(call->vm, 0, &st);
+		ret = vm_balloon_stats(call->vm, -1, &st);
 	if (ret)
 		return fail(call, ret,
 			    ret == -ENODEV
@@ -175,12 +175,17 @@ static int do_balloon(struct control_call *call)
 	reply_number(call, "actual", (int64_t)st.actual);
 	reply_number(call, "inflated", (int64_t)st.inflated);
 	reply_number(call, "reported", (int64_t)st.reported);
+	reply_number(call, "hinted", (int64_t)st.hinted);
 	if (!st.has_guest)
 		return 0;
 	reply_number(call, "guest_free", (int64_t)st.free);
 	reply_number(call, "guest_available", (int64_t)st.available);
 	reply_number(call, "guest_caches", (int64_t)st.caches);
 	reply_number(call, "guest_total", (int64_t)st.total);
+	reply_number(call, "guest_swap_in", (int64_t)st.swap_in);
+	reply_number(call, "guest_swap_out", (int64_t)st.swap_out);
+	reply_number(call, "guest_major_faults", (int64_t)st.major_faults);
+	reply_number(call, "guest_minor_faults", (int64_t)st.minor_faults);
 	return 0;
 }
 

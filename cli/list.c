@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -52,6 +53,29 @@ static json_object *ask_status(struct place *p)
 	/* It may be about to end. */
 	reply = control_request(fd, "status", NULL, REPLY_MS, &err);
 	close(fd);
+	return reply;
+}
+
+/* The first one makes the guest say what the second one tells. */
+static json_object *ask_balloon(struct place *p)
+{
+	const struct timespec moment = { .tv_nsec = 50000000 };
+	int fd = control_connect(p->run);
+	json_object *reply = NULL;
+	struct husk_error err;
+
+	for (int i = 0; fd >= 0 && i < 2; i++) {
+		if (i)
+			nanosleep(&moment, NULL);
+		json_object_put(reply);
+		reply = control_request(fd, "balloon", NULL, REPLY_MS, &err);
+		if (!reply)
+			break;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (reply)
+		json_object_object_del(reply, "ok");
 	return reply;
 }
 
@@ -258,6 +282,7 @@ static void info_text(const struct machine *m)
 
 static void info_json(const struct machine *m)
 {
+	json_object *balloon = m->status ? ask_balloon(m->place) : NULL;
 	json_object *o = describe(m);
 	char *text = vm_config_to_json(m->cfg, NULL);
 
@@ -265,6 +290,8 @@ static void info_json(const struct machine *m)
 		add(o, "sockets", json_object_new_string(m->place->run));
 	if (m->status)
 		add(o, "status", json_object_get(m->status));
+	if (balloon)
+		add(o, "balloon", balloon);
 	if (text)
 		add(o, "config", json_tokener_parse(text));
 	free(text);

@@ -408,8 +408,8 @@ struct vm_balloon_stats {
 int vm_balloon_set_target(struct vm *vm, uint64_t bytes);
 /*
  * What is known; with timeout_ms > 0 the guest is asked and its answer waited
- * for so long.  -ETIMEDOUT: no answer (*stats has what was known before),
- * -ENODEV: no balloon.  Any thread.
+ * for so long, with -1 it is asked for the next time.  -ETIMEDOUT: no answer
+ * (*stats has what was known before), -ENODEV: no balloon.  Any thread.
  */
 int vm_balloon_stats(struct vm *vm, int timeout_ms,
 		     struct vm_balloon_stats *stats);

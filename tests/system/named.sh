@@ -67,7 +67,10 @@ wait_for data/husk/one/console.log 'start number 1'
 "$husk" info one --json | python3 -c 'import json, sys
 m = json.load(sys.stdin)
 assert m["state"] == "running" and m["status"]["engine"] == "soft", m
-assert m["disk_size"] == 64 << 20, m' || fail "info"
+assert m["disk_size"] == 64 << 20, m
+b = m["balloon"]
+assert b["target"] == b["actual"] == m["status"]["memory"], m
+if "guest_total" in b: assert b["guest_free"] <= b["guest_total"] <= b["target"], m' || fail "info"
 python3 - "$tmp/run/husk/one/control" <<'P' >out 2>&1 || fail "control socket"
 import json, os, socket, stat, sys
 path = sys.argv[1]

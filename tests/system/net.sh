@@ -128,6 +128,8 @@ done
 wait
 echo "mtu \$(cat /sys/class/net/eth0/mtu)"
 ls -d /sys/class/net/eth0/queues/rx-1
+awk '/virtio.*-input.[01]/ { print \$NF, (\$2 + \$3 ? "used" : "idle") }' \
+	/proc/interrupts | sed 's/.*-//'
 ip link set eth0 promisc on && ip link set eth0 promisc off && echo promisc
 ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:07 && ip link set eth0 up
 udhcpc -i eth0 -n -q -t 9 -s /lease.sh 2>/dev/null | sed 's/^lease/second/'
@@ -141,6 +143,8 @@ n=$(gzip -dc "$demo/initrd" >"$tmp/cpio" && mkdir "$tmp/x" && cd "$tmp/x" &&
 for i in 1 2 3 4; do says "sum $i ${n%% *}"; done
 says 'mtu 1500'
 says '/sys/class/net/eth0/queues/rx-1'
+says 'input.0 used'
+says 'input.1 used'
 says promisc
 grep -q '^second 10.0.2' "$tmp/out" || fail "no lease for another address"
 echo "ok: several queues, connections at once, another MAC address"

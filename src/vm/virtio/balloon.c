@@ -426,7 +426,7 @@ int virtio_balloon_stats(struct dev *dev, int timeout_ms,
 
 	pthread_mutex_lock(&dev->lock);
 	before = b->answers;
-	if (timeout_ms > 0 && b->v.started && b->v.accepted & F_STATS)
+	if (timeout_ms && b->v.started && b->v.accepted & F_STATS)
 		ask_stats(b);
 	else if (timeout_ms > 0)
 		ret = ETIMEDOUT;
