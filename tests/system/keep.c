@@ -5,18 +5,24 @@
  *   keep [OPTION...] KERNEL INITRD STEP...
  *
  * Options: --cpus N, --memory MIB, --disk SPEC, --net SPEC, --engine E,
- * --file FILE of the saved machine, --device SPEC, --vsock SPEC.
+ * --file FILE of the saved machine, --device SPEC, --vsock SPEC, --share SPEC,
+ * --echo UNIX: what comes to this socket, or to a port of the loopback that the
+ * guest finds on its command line as keep.tcp=PORT, goes back.
  * Steps, in order:
  *   beat:N     until the guest has said N more beats
- *   pause:N    pause and resume N times
+ *   jobs:rest  all but the clocks do nothing; jobs:run: they go on
+ *   pause:N    pause and resume N times; nothing may have to begin again
  *   idle:MS    pause, and see that it takes no time of a CPU
- *   live:N     save N times while it runs
+ *   live:N     save N times while it runs; nothing may have to begin again
  *   move:E     save with stop, end it, restore on engine E; 20:E does it 20
  *              times with a beat between
  *   packed:E   the same with zstd
  *   back:E     save while it runs, let it go on, end it and restore what was
  *              saved on engine E
- * Exits 1 when the guest says BAD or nothing more.
+ *   clone:E    save while it runs, and restore it beside itself on engine E
+ *   drift:MS   the guest's wall clock differs from ours by no more
+ * After each of them every job of the guest has to get on.  Exits 1 when the
+ * guest says BAD or nothing more.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -26,24 +32,44 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "husk/saved.h"
 
-static struct {
+enum { MAX_JOBS = 12 };
+
+struct job {
+	char name[12];
+	unsigned long done, breaks;
+};
+
+struct guest {
+	const char *name;
 	pthread_mutex_t lock;
 	pthread_cond_t change;
 	char line[512];
 	size_t len;
 	unsigned long beats;
 	long long mono, real, at; /* ms, of the last beat; at by our clock */
-} out = { .lock = PTHREAD_MUTEX_INITIALIZER,
-	  .change = PTHREAD_COND_INITIALIZER };
+	struct job job[MAX_JOBS];
+	unsigned njobs;
+	long hvc; /* the next number that the console says, -1: any */
+	char hvc_line[64];
+	size_t hvc_len;
+	struct vm *vm;
+	struct vm_config *config;
+};
 
-static struct vm *vm;
-static struct vm_config *config;
+static struct guest one = { .name = "guest",
+			    .lock = PTHREAD_MUTEX_INITIALIZER,
+			    .change = PTHREAD_COND_INITIALIZER,
+			    .hvc = -1 };
 static const char *file = "saved.husk";
+static bool resting;
 
 static void die(const char *what, const struct husk_error *err)
 {
@@ -59,40 +85,85 @@ static long long ms(clockid_t id)
 	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
 }
 
-static void line(const char *text)
+/* "mem 12/0 tcp 4711/2" */
+static void take_jobs(struct guest *g, char *text)
+{
+	g->njobs = 0;
+	for (char *w = strtok(text, " "); w && g->njobs < MAX_JOBS;
+	     w = strtok(NULL, " ")) {
+		struct job *j = &g->job[g->njobs];
+
+		snprintf(j->name, sizeof(j->name), "%s", w);
+		w = strtok(NULL, " ");
+		if (!w)
+			break;
+		j->done = strtoul(w, &w, 10);
+		j->breaks = *w ? strtoul(w + 1, NULL, 10) : 0;
+		g->njobs++;
+	}
+}
+
+static void line(struct guest *g, char *text)
 {
 	char *end;
 
-	printf("guest: %s\n", text);
+	printf("%s: %s\n", g->name, text);
 	if (!strncmp(text, "BAD", 3) || strstr(text, "rcu: INFO") ||
 	    strstr(text, "BUG:") || strstr(text, "Kernel panic") ||
 	    strstr(text, "Clocksource tsc skewed") || strstr(text, "I/O error"))
 		_exit(1);
 	if (!strncmp(text, "beat ", 5)) {
 		strtoul(text + 5, &end, 10); /* its number */
-		out.mono = strtoll(end, &end, 10);
-		out.real = strtoll(end, NULL, 10);
-		out.at = ms(CLOCK_REALTIME);
-		out.beats++;
-		pthread_cond_broadcast(&out.change);
+		g->mono = strtoll(end, &end, 10);
+		g->real = strtoll(end, &end, 10);
+		g->at = ms(CLOCK_REALTIME);
+		take_jobs(g, end);
+		g->beats++;
+		pthread_cond_broadcast(&g->change);
 	}
 }
 
 static void output(void *opaque, const void *data, size_t len)
 {
+	struct guest *g = opaque;
 	const char *p = data;
 
-	pthread_mutex_lock(&out.lock);
+	pthread_mutex_lock(&g->lock);
 	for (; len; len--, p++) {
-		if (*p == '\n' || out.len == sizeof(out.line) - 1) {
-			out.line[out.len] = 0;
-			out.len = 0;
-			line(out.line);
+		if (*p == '\n' || g->len == sizeof(g->line) - 1) {
+			g->line[g->len] = 0;
+			g->len = 0;
+			line(g, g->line);
 		} else if (*p != '\r') {
-			out.line[out.len++] = *p;
+			g->line[g->len++] = *p;
 		}
 	}
-	pthread_mutex_unlock(&out.lock);
+	pthread_mutex_unlock(&g->lock);
+}
+
+/* Numbers, none of which may be missing. */
+static void hvc_output(void *opaque, const void *data, size_t len)
+{
+	struct guest *g = opaque;
+	const char *p = data;
+
+	pthread_mutex_lock(&g->lock);
+	for (; len; len--, p++) {
+		if (*p != '\n') {
+			if (*p != '\r' && g->hvc_len < sizeof(g->hvc_line) - 1)
+				g->hvc_line[g->hvc_len++] = *p;
+			continue;
+		}
+		g->hvc_line[g->hvc_len] = 0;
+		g->hvc_len = 0;
+		if (g->hvc >= 0 && strtol(g->hvc_line, NULL, 10) != g->hvc) {
+			printf("keep: the console says %s, not %ld\n",
+			       g->hvc_line, g->hvc);
+			_exit(1);
+		}
+		g->hvc = strtol(g->hvc_line, NULL, 10) + 1;
+	}
+	pthread_mutex_unlock(&g->lock);
 }
 
 static void log_line(void *opaque, const char *text)
@@ -100,52 +171,199 @@ static void log_line(void *opaque, const char *text)
 	printf("log: %s\n", text);
 }
 
-static void wait_beats(unsigned long n)
+static void listen_to(struct guest *g)
 {
-	struct timespec ts;
-	unsigned long until;
-
-	pthread_mutex_lock(&out.lock);
-	until = out.beats + n;
-	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += 600; /* a test host on a busy machine */
-	while (out.beats < until)
-		if (pthread_cond_timedwait(&out.change, &out.lock, &ts)) {
-			printf("keep: the guest is silent\n");
-			exit(1);
-		}
-	pthread_mutex_unlock(&out.lock);
+	vm_config_set_output(g->config, VM_SERIAL, output, g);
+	vm_config_set_output(g->config, VM_CONSOLE, hvc_output, g);
+	vm_config_set_log(g->config, log_line, NULL);
 }
 
-static void start(void)
+/* -- what is sent comes back ---------------------------------------------- */
+
+static const char *echo_path;
+static char cmdline[1024];
+
+static void *echo(void *arg)
+{
+	int fd = (int)(intptr_t)arg;
+	char buf[16384];
+	ssize_t n;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+		for (ssize_t k = 0, m; k < n; k += m) {
+			m = send(fd, buf + k, (size_t)(n - k), MSG_NOSIGNAL);
+			if (m <= 0)
+				goto out;
+		}
+out:
+	close(fd);
+	return NULL;
+}
+
+static void *accept_all(void *arg)
+{
+	int listener = (int)(intptr_t)arg, fd;
+	pthread_t t;
+
+	while ((fd = accept(listener, NULL, NULL)) >= 0) {
+		pthread_create(&t, NULL, echo, (void *)(intptr_t)fd);
+		pthread_detach(t);
+	}
+	return NULL;
+}
+
+static void serve(int family, const void *addr, socklen_t len)
+{
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in in;
+	socklen_t size = sizeof(in);
+	pthread_t t;
+
+	if (fd < 0 || bind(fd, addr, len) || listen(fd, 64))
+		die("cannot listen", NULL);
+	if (family == AF_INET && !getsockname(fd, (void *)&in, &size))
+		snprintf(cmdline + strlen(cmdline),
+			 sizeof(cmdline) - strlen(cmdline), " keep.tcp=%d",
+			 ntohs(in.sin_port));
+	pthread_create(&t, NULL, accept_all, (void *)(intptr_t)fd);
+	pthread_detach(t);
+}
+
+/* PATH is that of the guest's vsock device; the guest calls port 1. */
+static void serve_all(const char *path)
+{
+	const struct sockaddr_in in = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+
+	serve(AF_INET, &in, sizeof(in));
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s_1", path);
+	serve(AF_UNIX, &un, sizeof(un));
+	/* A clone's device has another path, and the same server. */
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s.clone_1", path);
+	serve(AF_UNIX, &un, sizeof(un));
+}
+
+/* -- waiting -------------------------------------------------------------- */
+
+static void check_alive(struct guest *g)
+{
+	struct vm_stopped st;
+
+	if (!vm_next_event(g->vm, &st))
+		return;
+	printf("keep: %s has ended: %s\n", g->name, st.text);
+	exit(1);
+}
+
+static bool has_got_on(const struct guest *g, const struct job *before,
+		       const char **laggard)
+{
+	for (unsigned i = 0; i < g->njobs; i++)
+		if (g->job[i].done <= before[i].done &&
+		    (!resting || !strcmp(g->job[i].name, "timer"))) {
+			*laggard = g->job[i].name;
+			return false;
+		}
+	return true;
+}
+
+/* n beats more, and every job has done something since now. */
+static void wait_beats(struct guest *g, unsigned long n)
+{
+	long long end = ms(CLOCK_MONOTONIC) + 600000; /* busy test hosts */
+	struct job before[MAX_JOBS];
+	const char *laggard = "beat";
+	unsigned long until;
+
+	pthread_mutex_lock(&g->lock);
+	until = g->beats + n;
+	memcpy(before, g->job, sizeof(before));
+	while (g->beats < until || !has_got_on(g, before, &laggard)) {
+		struct timespec ts;
+
+		clock_gettime(CLOCK_REALTIME, &ts);
+		ts.tv_sec++;
+		pthread_cond_timedwait(&g->change, &g->lock, &ts);
+		check_alive(g);
+		if (ms(CLOCK_MONOTONIC) > end) {
+			printf("keep: %s is silent: %s\n", g->name, laggard);
+			exit(1);
+		}
+	}
+	pthread_mutex_unlock(&g->lock);
+}
+
+static void note_jobs(struct guest *g, struct job *to)
+{
+	pthread_mutex_lock(&g->lock);
+	memcpy(to, g->job, sizeof(g->job));
+	pthread_mutex_unlock(&g->lock);
+}
+
+/* what: of which job nothing had to begin again; NULL: of all. */
+static void expect_whole(struct guest *g, const struct job *before,
+			 const char *what, const char *when)
+{
+	pthread_mutex_lock(&g->lock);
+	for (unsigned i = 0; i < g->njobs; i++)
+		if ((!what || !strcmp(what, g->job[i].name)) &&
+		    g->job[i].breaks != before[i].breaks) {
+			printf("keep: %s: %s had to begin again\n", when,
+			       g->job[i].name);
+			exit(1);
+		}
+	pthread_mutex_unlock(&g->lock);
+}
+
+static void start(struct guest *g)
 {
 	struct husk_error err = { 0 };
 
-	if (vm_start(vm, &err))
+	if (vm_start(g->vm, &err))
 		die("start", &err);
 }
 
-static void pauses(unsigned long n)
+static void tell_jobs(struct guest *g, const char *word)
+{
+	size_t n = 0, len = strlen(word);
+
+	resting = !strcmp(word, "rest\n");
+	while (n < len) {
+		n += vm_console_write(g->vm, VM_SERIAL, word + n, len - n);
+		usleep(1000);
+	}
+	wait_beats(g, 3);
+}
+
+static void pauses(struct guest *g, unsigned long n)
 {
 	struct husk_error err = { 0 };
+	struct job before[MAX_JOBS];
+
+	note_jobs(g, before);
 
 	for (unsigned long i = 0; i < n; i++) {
-		if (vm_pause(vm, &err))
+		if (vm_pause(g->vm, &err))
 			die("pause", &err);
-		if (vm_resume(vm, &err))
+		if (vm_resume(g->vm, &err))
 			die("resume", &err);
 		usleep((useconds_t)(i % 7) * 700);
 	}
 	printf("keep: paused %lu times\n", n);
+	wait_beats(g, 1);
+	expect_whole(g, before, NULL, "pause");
 }
 
-static void idle(unsigned long n)
+static void idle(struct guest *g, unsigned long n)
 {
 	struct husk_error err = { 0 };
 	struct rusage a, b;
 	double used;
 
-	if (vm_pause(vm, &err))
+	if (vm_pause(g->vm, &err))
 		die("pause", &err);
 	getrusage(RUSAGE_SELF, &a);
 	usleep((useconds_t)n * 1000);
@@ -158,25 +376,30 @@ static void idle(unsigned long n)
 	/* Of a machine that runs it would be as much as has passed. */
 	if (used > (double)n / 1e3 / 10)
 		die("a paused machine runs", NULL);
-	if (vm_resume(vm, &err))
+	if (vm_resume(g->vm, &err))
 		die("resume", &err);
 }
 
-static void lives(unsigned long n)
+static void lives(struct guest *g, unsigned long n)
 {
+	struct job before[MAX_JOBS];
 	struct vm_save_result r;
 	struct husk_error err = { 0 };
 
+	note_jobs(g, before);
 	for (unsigned long i = 0; i < n; i++) {
-		if (vm_save(vm, file, NULL, NULL, NULL, &r, &err))
+		if (vm_save(g->vm, file, NULL, NULL, NULL, &r, &err))
 			die("save", &err);
 		printf("keep: saved %llu KiB, stopped for %llu us\n",
 		       (unsigned long long)r.bytes >> 10,
 		       (unsigned long long)r.stop_ns / 1000);
 	}
+	wait_beats(g, 1);
+	expect_whole(g, before, NULL, "live save");
 }
 
-static void restore(const char *engine)
+/* vsock: where its sockets are now; NULL: where they were. */
+static void restore(struct guest *g, const char *engine, const char *sockets)
 {
 	struct husk_error err = { 0 };
 	struct vm_saved *saved;
@@ -187,42 +410,94 @@ static void restore(const char *engine)
 		die("open", &err);
 	if (vm_saved_config(saved, &cfg, &err))
 		die("configuration", &err);
-	vm_config_destroy(config);
-	config = cfg;
+	vm_config_destroy(g->config);
+	g->config = cfg;
 	vm_config_set_engine(cfg, engine);
-	vm_config_set_output(cfg, VM_SERIAL, output, NULL);
-	vm_config_set_log(cfg, log_line, NULL);
-	if (vm_restore(saved, cfg, NULL, &vm, &err))
+	listen_to(g);
+	if (sockets && vm_config_vsock_path(cfg))
+		vm_config_set_vsock_path(cfg, sockets);
+	if (vm_restore(saved, cfg, NULL, &g->vm, &err))
 		die("restore", &err);
 	vm_saved_close(saved);
-	start();
+	start(g);
 	printf("keep: restored on %s in %lld ms\n", engine,
 	       ms(CLOCK_MONOTONIC) - t);
 }
 
-static void move(const char *engine, unsigned long n, bool stop, bool compress)
+static void move(struct guest *g, const char *engine, unsigned long n,
+		 bool stop, bool compress)
 {
 	const struct vm_save_options o = { .stop = stop, .compress = compress };
 	struct vm_save_result r;
 	struct husk_error err = { 0 };
+	struct job before[MAX_JOBS];
 
 	for (unsigned long i = 0; i < n; i++) {
 		long long t = ms(CLOCK_MONOTONIC);
 
-		if (vm_save(vm, file, &o, NULL, NULL, &r, &err))
+		note_jobs(g, before);
+		if (vm_save(g->vm, file, &o, NULL, NULL, &r, &err))
 			die("save", &err);
 		printf("keep: saved %llu KiB in %lld ms\n",
 		       (unsigned long long)r.bytes >> 10,
 		       ms(CLOCK_MONOTONIC) - t);
 		if (!stop)
-			wait_beats(2);
-		vm_destroy(vm);
-		restore(engine);
-		wait_beats(i + 1 < n ? 1 : 2);
+			wait_beats(g, 2);
+		vm_destroy(g->vm);
+		/* Counted from an earlier moment. */
+		if (!stop) {
+			g->hvc = -1;
+			memset(g->job, 0, sizeof(g->job));
+		}
+		g->len = g->hvc_len = 0;
+		restore(g, engine, NULL);
+		/* The first beat says how far it had been. */
+		if (!stop)
+			wait_beats(g, 1);
+		wait_beats(g, i + 1 < n ? 1 : 2);
+		if (stop)
+			expect_whole(g, before, "fs", "save and restore");
 	}
 }
 
-static void step(const char *s)
+static void clone_it(struct guest *g, const char *engine)
+{
+	struct guest two = { .name = "clone",
+			     .lock = PTHREAD_MUTEX_INITIALIZER,
+			     .change = PTHREAD_COND_INITIALIZER,
+			     .hvc = -1 };
+	struct husk_error err = { 0 };
+	struct job before[MAX_JOBS];
+	char sockets[200];
+
+	note_jobs(g, before);
+	if (vm_save(g->vm, file, NULL, NULL, NULL, NULL, &err))
+		die("save", &err);
+	/* The sockets of its host are beside those of the first. */
+	snprintf(sockets, sizeof(sockets), "%s.clone",
+		 echo_path ? echo_path : file);
+	restore(&two, engine, sockets);
+	wait_beats(&two, 2);
+	wait_beats(g, 2);
+	wait_beats(&two, 2);
+	for (unsigned i = 0; i < g->njobs; i++)
+		if (!strcmp(g->job[i].name, "tcp") ||
+		    !strcmp(g->job[i].name, "vsock"))
+			expect_whole(g, before, g->job[i].name, "clone");
+	vm_destroy(two.vm);
+	vm_config_destroy(two.config);
+}
+
+static void drift(struct guest *g, long long limit)
+{
+	long long d = g->at - g->real;
+
+	printf("keep: wall clock behind by %lld ms\n", d);
+	if (d > limit || d < -limit)
+		die("the guest's wall clock", NULL);
+}
+
+static void step(struct guest *g, const char *s)
 {
 	const char *colon = s ? strchr(s, ':') : NULL;
 	unsigned long n = colon ? strtoul(colon + 1, NULL, 10) : 0;
@@ -231,21 +506,27 @@ static void step(const char *s)
 	if (!colon)
 		die("step", NULL);
 	if (!strncmp(s, "beat:", 5))
-		wait_beats(n);
+		wait_beats(g, n);
+	else if (!strncmp(s, "jobs:", 5))
+		tell_jobs(g, !strcmp(colon, ":rest") ? "rest\n" : "run\n");
 	else if (!strncmp(s, "pause:", 6))
-		pauses(n);
+		pauses(g, n);
 	else if (!strncmp(s, "idle:", 5))
-		idle(n);
+		idle(g, n);
 	else if (!strncmp(s, "live:", 5))
-		lives(n);
+		lives(g, n);
 	else if (!strncmp(s, "move:", 5))
-		move(colon + 1, 1, true, false);
+		move(g, colon + 1, 1, true, false);
 	else if (!strncmp(s, "packed:", 7))
-		move(colon + 1, 1, true, true);
+		move(g, colon + 1, 1, true, true);
 	else if (!strncmp(s, "back:", 5))
-		move(colon + 1, 1, false, false);
+		move(g, colon + 1, 1, false, false);
+	else if (!strncmp(s, "clone:", 6))
+		clone_it(g, colon + 1);
+	else if (!strncmp(s, "drift:", 6))
+		drift(g, (long long)n);
 	else
-		move(colon + 1, strtoul(s, NULL, 10), true, false);
+		move(g, colon + 1, strtoul(s, NULL, 10), true, false);
 }
 
 static void option(int c, struct husk_error *err)
@@ -254,17 +535,21 @@ static void option(int c, struct husk_error *err)
 
 	switch (c) {
 	case 'c':
-		vm_config_set_cpus(config, (unsigned)strtoul(optarg, NULL, 10));
+		vm_config_set_cpus(one.config,
+				   (unsigned)strtoul(optarg, NULL, 10));
 		break;
 	case 'm':
-		vm_config_set_memory(config, strtoull(optarg, NULL, 10) << 20);
+		vm_config_set_memory(one.config, strtoull(optarg, NULL, 10)
+							 << 20);
 		break;
-	case 'd': ret = vm_config_add_disk_spec(config, optarg, err); break;
-	case 'n': ret = vm_config_add_net(config, optarg, err); break;
-	case 'D': ret = vm_config_add_device(config, optarg, err); break;
-	case 'v': ret = vm_config_add_vsock(config, optarg, err); break;
-	case 'e': vm_config_set_engine(config, optarg); break;
-	case 'a': vm_config_set_cmdline(config, optarg); break;
+	case 'd': ret = vm_config_add_disk_spec(one.config, optarg, err); break;
+	case 'n': ret = vm_config_add_net(one.config, optarg, err); break;
+	case 'D': ret = vm_config_add_device(one.config, optarg, err); break;
+	case 'v': ret = vm_config_add_vsock(one.config, optarg, err); break;
+	case 's': ret = vm_config_add_share(one.config, optarg, err); break;
+	case 'E': echo_path = optarg; break;
+	case 'e': vm_config_set_engine(one.config, optarg); break;
+	case 'a': snprintf(cmdline, sizeof(cmdline), "%s", optarg); break;
 	case 'f': file = optarg; break;
 	default: exit(2);
 	}
@@ -279,31 +564,34 @@ int main(int argc, char **argv)
 		{ "disk", 1, NULL, 'd' },   { "net", 1, NULL, 'n' },
 		{ "device", 1, NULL, 'D' }, { "vsock", 1, NULL, 'v' },
 		{ "engine", 1, NULL, 'e' }, { "cmdline", 1, NULL, 'a' },
-		{ "file", 1, NULL, 'f' },   { 0 },
+		{ "file", 1, NULL, 'f' },   { "share", 1, NULL, 's' },
+		{ "echo", 1, NULL, 'E' },   { 0 },
 	};
 	struct husk_error err = { 0 };
 	int c;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	config = vm_config_create();
-	vm_config_set_engine(config, "soft");
+	one.config = vm_config_create();
+	vm_config_set_engine(one.config, "soft");
 	while ((c = getopt_long(argc, argv, "+", options, NULL)) != -1)
 		option(c, &err);
 	if (argc - optind < 2)
 		return 2;
-	vm_config_set_kernel(config, argv[optind++]);
-	vm_config_set_initrd(config, argv[optind++]);
-	vm_config_set_output(config, VM_SERIAL, output, NULL);
-	vm_config_set_log(config, log_line, NULL);
-	if (vm_create(config, &vm, &err))
+	vm_config_set_kernel(one.config, argv[optind++]);
+	vm_config_set_initrd(one.config, argv[optind++]);
+	if (echo_path)
+		serve_all(echo_path);
+	vm_config_set_cmdline(one.config, cmdline);
+	listen_to(&one);
+	if (vm_create(one.config, &one.vm, &err))
 		die("create", &err);
-	start();
-	wait_beats(2);
+	start(&one);
+	wait_beats(&one, 2);
 	for (; optind < argc; optind++)
-		step(argv[optind]);
-	printf("keep: wall clock behind by %lld ms\n", out.at - out.real);
-	vm_destroy(vm);
-	vm_config_destroy(config);
+		step(&one, argv[optind]);
+	printf("keep: wall clock behind by %lld ms\n", one.at - one.real);
+	vm_destroy(one.vm);
+	vm_config_destroy(one.config);
 	printf("keep: well\n");
 	return 0;
 }

@@ -1,28 +1,46 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * keeper.c - runs in a guest that is stopped and moved, and checks that it
- * cannot tell: memory, disk, timers and clocks
+ * cannot tell: memory, disk, timers and clocks, streams, files of the host
  *
- *   keeper MIB [DISK [DISK-MIB]]
+ *   keeper MIB [DISK [DISK-MIB]] [tcp=PORT] [vsock=PORT] [fs=DIR] [rng] [hvc]
  *
- * Prints "beat N MONOTONIC REALTIME" (ms) about five times a second, and
- * "BAD why" when something is not as it has to be.
+ * Prints "beat N MONOTONIC REALTIME" (ms) about five times a second, with what
+ * each job has done and, behind a slash, how often it had to begin again, and
+ * "BAD why" when something is not as it has to be.  "rest" on standard input
+ * lets all jobs but the clocks wait for "run".
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/vm_sockets.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-static atomic_ulong rounds, blocks, ticks;
+enum { STREAM_WINDOW = 4, STREAM_CHUNK = 2048 /* words */, OPEN_FILES = 4 };
+
+struct job {
+	const char *name;
+	void *(*run)(struct job *job);
+	const char *arg; /* behind "=" */
+	bool active;
+	atomic_ulong done, breaks;
+};
+
 static _Atomic uint64_t latest;
+static atomic_bool resting;
 
 static void bad(const char *what, uint64_t a, uint64_t b)
 {
@@ -46,10 +64,17 @@ static uint64_t mix(uint64_t x)
 	return x * 0xc4ceb9fe1a85ec53ull;
 }
 
-/* Each word says where it is and in which round it was written. */
-static void *memory(void *arg)
+static void done(struct job *job)
 {
-	size_t n = (size_t)(uintptr_t)arg << 17;
+	job->done++;
+	while (resting)
+		usleep(20000);
+}
+
+/* Each word says where it is and in which round it was written. */
+static void *memory(struct job *job)
+{
+	size_t n = strtoul(job->arg, NULL, 10) << 17;
 	uint64_t *p = mmap(NULL, n * 8, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -63,15 +88,16 @@ static void *memory(void *arg)
 				bad("memory", i, p[i]);
 			p[i] = mix(i + ((r + 1) << 40));
 		}
-		rounds++;
+		done(job);
 	}
 }
 
-static void *disk(void *arg)
+static uint64_t disk_mib = 8;
+
+static void *disk(struct job *job)
 {
-	const char *const *words = arg;
-	uint64_t n = (words[1] ? strtoull(words[1], NULL, 10) : 8) << 4;
-	int fd = open(words[0], O_RDWR | O_DIRECT);
+	uint64_t n = disk_mib << 4;
+	int fd = open(job->arg, O_RDWR | O_DIRECT);
 	uint64_t *buf, *last = calloc(n, 8);
 
 	if (fd < 0 || posix_memalign((void **)&buf, 4096, 65536) || !last) {
@@ -98,7 +124,7 @@ static void *disk(void *arg)
 				bad("disk", other, i);
 				break;
 			}
-		blocks++;
+		done(job);
 	}
 }
 
@@ -123,7 +149,7 @@ static void *clocks(void *arg)
 }
 
 /* All expirations of a timer are counted: none is lost, none comes early. */
-static void *timers(void *arg)
+static void *timers(struct job *job)
 {
 	enum { PERIOD = 5000000 };
 	int fd = timerfd_create(CLOCK_MONOTONIC, 0);
@@ -143,9 +169,261 @@ static void *timers(void *arg)
 		due = start + (sum - 1) * PERIOD;
 		if (now < due)
 			bad("timer came early", due, now);
-		ticks = sum;
+		job->done = sum;
 	}
 	return NULL;
+}
+
+/* -- streams that come back ----------------------------------------------- */
+
+static int dial_tcp(const char *port)
+{
+	struct sockaddr_in to = {
+		.sin_family = AF_INET,
+		.sin_port = htons((uint16_t)strtoul(port, NULL, 10)),
+		.sin_addr.s_addr = inet_addr("10.0.2.2"),
+	};
+	/* A flow that is gone is only noticed by who sends. */
+	struct timeval limit = { 3, 0 };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	if (!connect(fd, (void *)&to, sizeof(to)))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static int dial_vsock(const char *port)
+{
+	struct sockaddr_vm to = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_HOST,
+		.svm_port = (unsigned)strtoul(port, NULL, 10),
+	};
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0 && !connect(fd, (void *)&to, sizeof(to)))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static bool all(int fd, uint64_t *buf, bool out)
+{
+	size_t size = STREAM_CHUNK * 8, n = 0;
+
+	while (n < size) {
+		ssize_t k =
+			out ? send(fd, (char *)buf + n, size - n, MSG_NOSIGNAL)
+			    : read(fd, (char *)buf + n, size - n);
+
+		if (k <= 0)
+			return false;
+		n += (size_t)k;
+	}
+	return true;
+}
+
+/* What is sent comes back the same, some chunks later, until it breaks. */
+static void stream(struct job *job, int fd, uint64_t id)
+{
+	static __thread uint64_t buf[STREAM_CHUNK];
+
+	for (uint64_t out = 0, in = 0;;) {
+		for (; out < in + STREAM_WINDOW; out++) {
+			for (unsigned i = 0; i < STREAM_CHUNK; i++)
+				buf[i] = mix(id + out * STREAM_CHUNK + i);
+			if (!all(fd, buf, true))
+				return;
+		}
+		if (!all(fd, buf, false))
+			return;
+		for (unsigned i = 0; i < STREAM_CHUNK; i++)
+			if (buf[i] != mix(id + in * STREAM_CHUNK + i)) {
+				bad(job->name, in, i);
+				return;
+			}
+		in++;
+		done(job);
+	}
+}
+
+static void streams(struct job *job, int (*dial)(const char *port))
+{
+	for (uint64_t id = 1;; id++) {
+		int fd = dial(job->arg);
+
+		if (fd >= 0) {
+			stream(job, fd, id << 40);
+			close(fd);
+		}
+		job->breaks++;
+		usleep(20000);
+	}
+}
+
+static void *tcp(struct job *job)
+{
+	streams(job, dial_tcp);
+	return NULL;
+}
+
+static void *vsock(struct job *job)
+{
+	streams(job, dial_vsock);
+	return NULL;
+}
+
+/* -- files of the host ---------------------------------------------------- */
+
+struct file {
+	char path[128];
+	uint64_t nonce;
+	int fd;
+};
+
+static bool file_make(struct file *f, const char *dir)
+{
+	static uint64_t buf[8192];
+
+	/* A clone of ours gets other numbers: it has the same directory. */
+	if (getrandom(&f->nonce, 8, 0) != 8)
+		return false;
+	snprintf(f->path, sizeof(f->path), "%s/%016llx", dir,
+		 (unsigned long long)f->nonce);
+	f->fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	for (unsigned i = 0; i < 8192; i++)
+		buf[i] = mix(f->nonce + i);
+	return f->fd >= 0 && write(f->fd, buf, sizeof(buf)) == sizeof(buf) &&
+	       !fsync(f->fd);
+}
+
+static bool file_check(const struct file *f)
+{
+	static uint64_t buf[8192];
+
+	posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (pread(f->fd, buf, sizeof(buf), 0) != sizeof(buf))
+		return false;
+	for (unsigned i = 0; i < 8192; i++)
+		if (buf[i] != mix(f->nonce + i)) {
+			bad("fs", i, buf[i]);
+			break;
+		}
+	return true;
+}
+
+/* Some stay open for a while, over what happens to the machine. */
+static void *files(struct job *job)
+{
+	struct file f[OPEN_FILES];
+
+	for (unsigned i = 0; i < OPEN_FILES; i++)
+		f[i].fd = -1;
+	for (unsigned at = 0;; at = (at + 1) % OPEN_FILES) {
+		bool ok = true;
+
+		errno = 0;
+		if (f[at].fd >= 0) {
+			ok = file_check(&f[at]);
+			close(f[at].fd);
+			unlink(f[at].path);
+		}
+		if (!file_make(&f[at], job->arg) || !ok) {
+			job->breaks++;
+			printf("fs: %s\n", strerror(errno));
+			usleep(20000);
+		}
+		done(job);
+	}
+	return NULL;
+}
+
+/* -- small ones ----------------------------------------------------------- */
+
+static void *numbers(struct job *job)
+{
+	int fd = open("/dev/hwrng", O_RDONLY);
+	uint64_t a[8] = { 0 }, b[8];
+
+	for (;;) {
+		if (read(fd, b, sizeof(b)) != sizeof(b) ||
+		    !memcmp(a, b, sizeof(a)))
+			bad("rng", b[0], (uint64_t)errno);
+		memcpy(a, b, sizeof(a));
+		done(job);
+		usleep(1000);
+	}
+	return NULL;
+}
+
+/* The host looks whether a number is missing. */
+static void *console(struct job *job)
+{
+	FILE *f = fopen("/dev/hvc0", "w");
+
+	if (!f)
+		bad("no console", (uint64_t)errno, 0);
+	for (unsigned long n = 0; f; n++) {
+		fprintf(f, "%lu\n", n);
+		fflush(f);
+		done(job);
+		usleep(1000);
+	}
+	return NULL;
+}
+
+/* -- all ------------------------------------------------------------------ */
+
+static struct job jobs[] = {
+	{ .name = "mem", .run = memory },   { .name = "disk", .run = disk },
+	{ .name = "timer", .run = timers }, { .name = "tcp", .run = tcp },
+	{ .name = "vsock", .run = vsock },  { .name = "fs", .run = files },
+	{ .name = "rng", .run = numbers },  { .name = "hvc", .run = console },
+};
+
+enum { JOBS = sizeof(jobs) / sizeof(jobs[0]), MEM = 0, DISK, TIMER };
+
+static void *job_main(void *arg)
+{
+	struct job *job = arg;
+
+	return job->run(job);
+}
+
+static void *commands(void *arg)
+{
+	char line[64];
+
+	while (fgets(line, sizeof(line), stdin)) {
+		if (!strncmp(line, "rest", 4))
+			resting = true;
+		else if (!strncmp(line, "run", 3))
+			resting = false;
+	}
+	return NULL;
+}
+
+static void take(const char *word)
+{
+	for (unsigned i = TIMER + 1; i < JOBS; i++) {
+		size_t n = strlen(jobs[i].name);
+
+		if (strncmp(word, jobs[i].name, n) != 0 ||
+		    (word[n] && word[n] != '='))
+			continue;
+		jobs[i].arg = word[n] ? word + n + 1 : "";
+		jobs[i].active = true;
+		return;
+	}
+	if (*word == '/') {
+		jobs[DISK].arg = word;
+		jobs[DISK].active = true;
+	} else {
+		disk_mib = strtoull(word, NULL, 10);
+	}
 }
 
 int main(int argc, char **argv)
@@ -155,18 +433,30 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	pthread_create(&t, NULL, memory,
-		       (void *)(uintptr_t)strtoul(argv[1], NULL, 10));
-	if (argc > 2)
-		pthread_create(&t, NULL, disk, argv + 2);
+	jobs[MEM].arg = argv[1];
+	jobs[MEM].active = jobs[TIMER].active = true;
+	for (int i = 2; i < argc; i++)
+		take(argv[i]);
+	for (unsigned i = 0; i < JOBS; i++)
+		if (jobs[i].active)
+			pthread_create(&t, NULL, job_main, &jobs[i]);
 	for (unsigned i = 0; i < 2; i++)
 		pthread_create(&t, NULL, clocks, NULL);
-	pthread_create(&t, NULL, timers, NULL);
+	pthread_create(&t, NULL, commands, NULL);
 	for (unsigned long beat = 0;; beat++) {
-		printf("beat %lu %llu %llu mem %lu disk %lu timer %lu\n", beat,
-		       (unsigned long long)clock_ns(CLOCK_MONOTONIC) / 1000000,
-		       (unsigned long long)clock_ns(CLOCK_REALTIME) / 1000000,
-		       rounds, blocks, ticks);
+		char line[400];
+		int n = snprintf(
+			line, sizeof(line), "beat %lu %llu %llu", beat,
+			(unsigned long long)clock_ns(CLOCK_MONOTONIC) / 1000000,
+			(unsigned long long)clock_ns(CLOCK_REALTIME) / 1000000);
+
+		for (unsigned i = 0; i < JOBS; i++)
+			if (jobs[i].active)
+				n += snprintf(line + n,
+					      sizeof(line) - (size_t)n,
+					      " %s %lu/%lu", jobs[i].name,
+					      jobs[i].done, jobs[i].breaks);
+		puts(line);
 		usleep(200000);
 	}
 }
