@@ -40,6 +40,9 @@
 
 #include "husk/saved.h"
 
+/* Any number, or the end of one and then any. */
+enum { HVC_ANY = -1, HVC_PART = -2 };
+
 enum { MAX_JOBS = 12 };
 
 struct job {
@@ -57,7 +60,7 @@ struct guest {
 	long long mono, real, at; /* ms, of the last beat; at by our clock */
 	struct job job[MAX_JOBS];
 	unsigned njobs;
-	long hvc; /* the next number that the console says, -1: any */
+	long hvc; /* the next number that the console says, or HVC_* */
 	char hvc_line[64];
 	size_t hvc_len;
 	struct vm *vm;
@@ -67,7 +70,7 @@ struct guest {
 static struct guest one = { .name = "guest",
 			    .lock = PTHREAD_MUTEX_INITIALIZER,
 			    .change = PTHREAD_COND_INITIALIZER,
-			    .hvc = -1 };
+			    .hvc = HVC_ANY };
 static const char *file = "saved.husk";
 static bool resting;
 
@@ -161,7 +164,8 @@ static void hvc_output(void *opaque, const void *data, size_t len)
 			       g->hvc_line, g->hvc);
 			_exit(1);
 		}
-		g->hvc = strtol(g->hvc_line, NULL, 10) + 1;
+		g->hvc = g->hvc == HVC_PART ? HVC_ANY
+					    : strtol(g->hvc_line, NULL, 10) + 1;
 	}
 	pthread_mutex_unlock(&g->lock);
 }
@@ -446,10 +450,10 @@ static void move(struct guest *g, const char *engine, unsigned long n,
 		vm_destroy(g->vm);
 		/* Counted from an earlier moment. */
 		if (!stop) {
-			g->hvc = -1;
+			g->hvc = HVC_PART;
 			memset(g->job, 0, sizeof(g->job));
+			g->len = g->hvc_len = 0;
 		}
-		g->len = g->hvc_len = 0;
 		restore(g, engine, NULL);
 		/* The first beat says how far it had been. */
 		if (!stop)
@@ -465,7 +469,7 @@ static void clone_it(struct guest *g, const char *engine)
 	struct guest two = { .name = "clone",
 			     .lock = PTHREAD_MUTEX_INITIALIZER,
 			     .change = PTHREAD_COND_INITIALIZER,
-			     .hvc = -1 };
+			     .hvc = HVC_PART };
 	struct husk_error err = { 0 };
 	struct job before[MAX_JOBS];
 	char sockets[200];
