@@ -96,6 +96,7 @@ static int request(int fd, const struct frame *f)
 	case AGENT_SHUTDOWN: return do_shutdown(fd, f);
 	case AGENT_TIME: return do_time(fd, f);
 	case AGENT_HOSTNAME: return do_hostname(fd, f);
+	case AGENT_MAC: return do_mac(fd, f);
 	case AGENT_FREEZE: return do_freeze(fd, f);
 	case AGENT_THAW: return do_thaw(fd);
 	case AGENT_FSTRIM: return do_fstrim(fd);

@@ -27,6 +27,7 @@ void exec_session(int fd, const struct frame *f);
 int do_info(int fd);
 int do_time(int fd, const struct frame *f);
 int do_hostname(int fd, const struct frame *f);
+int do_mac(int fd, const struct frame *f);
 int do_fstrim(int fd);
 /* Does not come back when it has answered AGENT_OK. */
 int do_shutdown(int fd, const struct frame *f);

@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <mntent.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,6 +233,47 @@ int do_hostname(int fd, const struct frame *f)
 		fix_hosts(name);
 	}
 	return answer_ok(fd, NULL, 0);
+}
+
+/* ifr_name: of the interface with this address.  0 or -ENODEV. */
+static int find_interface(int s, const uint8_t *mac, struct ifreq *r)
+{
+	struct if_nameindex *all = if_nameindex();
+	int ret = -ENODEV;
+
+	for (struct if_nameindex *i = all; i && i->if_index && ret; i++) {
+		memset(r, 0, sizeof(*r));
+		snprintf(r->ifr_name, sizeof(r->ifr_name), "%s", i->if_name);
+		if (!ioctl(s, SIOCGIFHWADDR, r) &&
+		    r->ifr_hwaddr.sa_family == ARPHRD_ETHER &&
+		    !memcmp(r->ifr_hwaddr.sa_data, mac, 6))
+			ret = 0;
+	}
+	if (all)
+		if_freenameindex(all);
+	return ret;
+}
+
+int do_mac(int fd, const struct frame *f)
+{
+	struct agent_mac mac;
+	struct ifreq r;
+	int ret, s;
+
+	if (f->head.len != sizeof(mac))
+		return answer_error(fd, EINVAL, "two MAC addresses are needed");
+	memcpy(&mac, f->data, sizeof(mac));
+	s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (s < 0)
+		return answer_error(fd, errno, "network: %s", strerror(errno));
+	ret = find_interface(s, mac.from, &r);
+	if (!ret) {
+		memcpy(r.ifr_hwaddr.sa_data, mac.to, 6);
+		ret = ioctl(s, SIOCSIFHWADDR, &r) ? -errno : 0;
+	}
+	close(s);
+	return ret ? answer_error(fd, -ret, "MAC address: %s", strerror(-ret))
+		   : answer_ok(fd, NULL, 0);
 }
 
 /* -- file systems --------------------------------------------------------- */

@@ -286,6 +286,17 @@ int agent_set_hostname(int fd, const char *name, struct husk_error *err)
 		   ANSWER_MS, err);
 }
 
+int agent_set_mac(int fd, const uint8_t from[6], const uint8_t to[6],
+		  struct husk_error *err)
+{
+	struct agent_mac mac;
+
+	memcpy(mac.from, from, 6);
+	memcpy(mac.to, to, 6);
+	return ask(fd, AGENT_MAC, &mac, sizeof(mac), NULL, 0, 0, ANSWER_MS,
+		   err);
+}
+
 int agent_info(int fd, char *text, size_t size, struct husk_error *err)
 {
 	return ask(fd, AGENT_INFO, NULL, 0, text, 0, size - 1, ANSWER_MS, err);

@@ -53,6 +53,10 @@ int agent_thaw(int fd, unsigned *n, struct husk_error *err);
 /* Until it is set again; also in /etc/hostname. */
 int agent_set_hostname(int fd, const char *name, struct husk_error *err);
 
+/* The guest's interface with the address from gets the address to. */
+int agent_set_mac(int fd, const uint8_t from[6], const uint8_t to[6],
+		  struct husk_error *err);
+
 /*
  * An AGENT_EXEC payload: when it returns 0 the command runs, and the
  * connection carries its streams until AGENT_EXIT.  -ENOENT, -EACCES...: it

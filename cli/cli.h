@@ -106,6 +106,17 @@ long serial_wait(const struct serial *s);
 /* -- session.c ------------------------------------------------------------ */
 
 /* One machine, or the same one again and again when the guest resets it. */
+enum { MAX_MACS = 8 };
+
+/* What tells a clone's guest from the original's, by its agent. */
+struct identity {
+	char name[64]; /* "": it stays who it was */
+	struct {
+		uint8_t from[6], to[6];
+	} mac[MAX_MACS];
+	unsigned nmacs;
+};
+
 struct session {
 	struct vm_config *cfg;
 	const char *where; /* --serial */
@@ -126,6 +137,7 @@ struct session {
 	const struct vm_saved *saved;
 	struct vm_restore_options restore;
 	bool paused; /* begins so */
+	struct identity identity;
 
 	bool asked;	 /* to shut down, by a signal */
 	bool killed;	 /* by a request */
@@ -138,15 +150,15 @@ void session_init(struct session *s);
 int session_set_timeout(struct session *s, const char *arg);
 /*
  * The machine's time has stood still: an agent in the guest, if there is one,
- * sets its clock.  Returns at once.
+ * sets its clock, and makes a clone another machine.  Returns at once.
  */
-void session_step_clock(const struct session *s);
+void session_step_clock(struct session *s);
 /* Until the machine ends; an exit status. */
 int session_run(struct session *s);
 
 /* -- save.c --------------------------------------------------------------- */
 
-/* The machine of this name, which goes on.  An exit status. */
+/* The machine of this name, which goes on, for now.  An exit status. */
 int save_running(const char *name, const char *file);
 
 /* -- progress.c ----------------------------------------------------------- */

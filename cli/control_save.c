@@ -132,6 +132,7 @@ int control_save(struct control_call *call)
 	s->options = (struct vm_save_options){
 		.stop = flag(call, "stop"),
 		.compress = flag(call, "compress"),
+		.scratch = flag(call, "scratch"),
 		.disk_moved = disk_moved,
 		.opaque = s,
 	};

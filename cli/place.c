@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -102,19 +103,23 @@ static int private_dir(const char *path)
 	return 0;
 }
 
-static int make_run_dir(struct place *p)
+int run_dir(char *to, size_t room)
 {
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
-	char top[PATH_SIZE - NAME_SIZE - 8];
 	int ret;
 
 	if (xdg && *xdg == '/')
-		ret = print_path(top, sizeof(top), "%s/husk", xdg);
+		ret = print_path(to, room, "%s/husk", xdg);
 	else
-		ret = print_path(top, sizeof(top), "/tmp/husk-%u",
-				 (unsigned)geteuid());
-	if (!ret)
-		ret = private_dir(top);
+		ret = print_path(to, room, "/tmp/husk-%u", (unsigned)geteuid());
+	return ret ? ret : private_dir(to);
+}
+
+static int make_run_dir(struct place *p)
+{
+	char top[PATH_SIZE - NAME_SIZE - 8];
+	int ret = run_dir(top, sizeof(top));
+
 	if (!ret)
 		ret = print_path(p->run, sizeof(p->run), "%s/%s", top, p->name);
 	return ret ? ret : private_dir(p->run);
@@ -341,11 +346,18 @@ void remove_tree(const char *path)
 	remove_at(AT_FDCWD, path);
 }
 
-/* What was begun and not ended by somebody who is gone. */
+enum { SWEEP_S = 60 };
+
+/*
+ * What was begun and not ended by somebody who is gone.  Not at once: somebody
+ * else may just have made it, and be about to lock it.
+ */
 static void sweep(const char *data)
 {
 	DIR *dir = opendir(data);
+	time_t now = time(NULL);
 	struct dirent *e;
+	struct stat st;
 
 	while (dir && (e = readdir(dir))) {
 		struct place p = { .lock = -1 };
@@ -354,7 +366,8 @@ static void sweep(const char *data)
 		    strncmp(e->d_name, ".old-", 5))
 			continue;
 		snprintf(p.dir, sizeof(p.dir), "%.700s/%s", data, e->d_name);
-		if (!place_owner(&p))
+		if (!stat(p.dir, &st) && st.st_mtime + SWEEP_S < now &&
+		    !place_owner(&p))
 			remove_tree(p.dir);
 	}
 	if (dir)

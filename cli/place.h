@@ -31,6 +31,9 @@ struct place {
 int data_dir(char *to, size_t room);
 int cache_dir(char *to, size_t room);
 
+/* Of sockets, our user's alone: below $XDG_RUNTIME_DIR or in /tmp. */
+int run_dir(char *to, size_t room);
+
 /* A file, or a folder with all that is in it. */
 void remove_tree(const char *path);
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,19 +47,21 @@ static int failed(const struct husk_error *err)
 
 struct restore {
 	const char *file, *name, *engine;
+	bool clone, tells; /* what a clone lacks */
 	struct session s;
 	struct place place; /* with a name */
 };
 
 /* The machine of this name, or one made for it; its sockets are its own. */
 static int take_place(const struct restore *r, struct place *p,
-		      struct vm_config *cfg)
+		      struct vm_config *cfg, bool *is_new)
 {
 	struct husk_error err = { 0 };
 	char path[PATH_SIZE];
 	int ret;
 
-	if (place_exists(r->name))
+	*is_new = !place_exists(r->name);
+	if (!*is_new)
 		return place_find(p, r->name);
 	ret = place_begin(p, r->name);
 	if (ret)
@@ -75,19 +78,22 @@ static int take_place(const struct restore *r, struct place *p,
 /* The place of before is perhaps the saved machine's, or gone. */
 static int move_vsock(struct vm_config *cfg)
 {
-	const char *dir = getenv("XDG_RUNTIME_DIR");
-	const char *old = vm_config_vsock_path(cfg);
-	char path[PATH_SIZE];
+	char dir[PATH_SIZE], path[PATH_SIZE + 32];
+	int ret;
 
-	if (!old)
+	if (!vm_config_vsock_path(cfg))
 		return 0;
-	snprintf(path, sizeof(path), "%s/husk-restored-%ld",
-		 dir && *dir ? dir : "/tmp", (long)getpid());
+	ret = run_dir(dir, sizeof(dir));
+	if (ret)
+		return ret;
+	/* Not a name that a machine could have. */
+	snprintf(path, sizeof(path), "%s/.restored-%ld", dir, (long)getpid());
 	return vm_config_set_vsock_path(cfg, path) ? EXIT_FAULT : 0;
 }
 
 static int run(struct restore *r, struct vm_config *cfg)
 {
+	bool is_new;
 	int ret;
 
 	if (r->engine && vm_config_set_engine(cfg, r->engine))
@@ -97,9 +103,40 @@ static int run(struct restore *r, struct vm_config *cfg)
 		r->s.cfg = cfg;
 		return ret ? ret : session_run(&r->s);
 	}
-	ret = take_place(r, &r->place, cfg);
+	ret = take_place(r, &r->place, cfg, &is_new);
+	if (ret)
+		return ret;
 	r->s.restore.disks = r->place.dir;
-	return ret ? ret : start_background(&r->place, cfg, &r->s);
+	ret = start_background(&r->place, cfg, &r->s);
+	/* It has never run. */
+	if (ret && is_new && !place_lock(&r->place)) {
+		place_delete(&r->place);
+		place_release(&r->place);
+	}
+	return ret;
+}
+
+/*
+ * The guest has the old addresses and name until its agent takes the new ones;
+ * ports of the host lead to the original alone.
+ */
+static void be_another(struct restore *r, struct vm_config *cfg)
+{
+	struct identity *id = &r->s.identity;
+	int forwards;
+
+	snprintf(id->name, sizeof(id->name), "%s", r->name);
+	while (id->nmacs < MAX_MACS &&
+	       !vm_config_net_mac(cfg, id->nmacs, id->mac[id->nmacs].from))
+		id->nmacs++;
+	forwards = vm_config_make_distinct(cfg);
+	for (unsigned i = 0; i < id->nmacs; i++)
+		vm_config_net_mac(cfg, i, id->mac[i].to);
+	if (forwards > 0 && r->tells)
+		complain("clones are not reached by the %d port%s of the host "
+			 "that lead%s to the original",
+			 forwards, forwards > 1 ? "s" : "",
+			 forwards > 1 ? "" : "s");
 }
 
 static int restore(struct restore *r)
@@ -116,6 +153,8 @@ static int restore(struct restore *r)
 		return failed(&err);
 	}
 	r->s.saved = saved;
+	if (r->clone)
+		be_another(r, cfg);
 	ret = run(r, cfg);
 	vm_config_destroy(cfg);
 	vm_saved_close(saved);
@@ -174,31 +213,86 @@ static const char help_clone[] =
 	"  --paused              do not let them go on yet\n"
 	"  --help                print the options\n";
 
-enum { MAX_CLONES = 1000 };
+enum { MAX_CLONES = 1000, AT_ONCE = 32 };
 
-/* The numbers that are free; the first failure ends it. */
+struct clone {
+	char name[NAME_SIZE];
+	pid_t pid;
+};
+
+/* In a process of its own: they wait for the disk side by side. */
+static pid_t begin_clone(const char *file, const char *name, bool first,
+			 bool paused)
+{
+	struct restore r = {
+		.file = file, .name = name, .clone = true, .tells = first
+	};
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		complain("fork: %s", strerror(errno));
+	if (pid)
+		return pid;
+	session_init(&r.s);
+	r.s.paused = paused;
+	exit(restore(&r));
+}
+
+static int end_clone(const struct clone *c)
+{
+	int status;
+
+	while (waitpid(c->pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return EXIT_FAULT;
+	if (!WIFEXITED(status))
+		return EXIT_FAULT;
+	if (!WEXITSTATUS(status))
+		printf("%s\n", c->name);
+	return WEXITSTATUS(status);
+}
+
+/* The next name that is free. */
+static int name_clone(char *to, const char *prefix, unsigned *number)
+{
+	do {
+		if ((size_t)snprintf(to, NAME_SIZE, "%s-%u", prefix,
+				     ++*number) >= NAME_SIZE) {
+			complain("%s-%u: the name is too long", prefix,
+				 *number);
+			return EXIT_USAGE;
+		}
+	} while (place_exists(to));
+	return 0;
+}
+
+/* The first failure ends it. */
 static int make_clones(const char *file, const char *prefix, unsigned count,
 		       bool paused)
 {
-	char name[NAME_SIZE];
+	struct clone ring[AT_ONCE];
+	unsigned begun = 0, ended = 0, number = 0;
 	int ret = 0;
 
-	for (unsigned i = 1, made = 0; !ret && made < count; i++) {
-		struct restore r = { .file = file, .name = name };
+	while (ended < begun || (!ret && begun < count)) {
+		struct clone *c = &ring[begun % AT_ONCE];
 
-		if ((size_t)snprintf(name, sizeof(name), "%s-%u", prefix, i) >=
-		    sizeof(name)) {
-			complain("%s-%u: the name is too long", prefix, i);
-			return EXIT_USAGE;
-		}
-		if (place_exists(name))
+		if (ret || begun == count || begun - ended == AT_ONCE) {
+			int failed = end_clone(&ring[ended++ % AT_ONCE]);
+
+			ret = ret ? ret : failed;
 			continue;
-		session_init(&r.s);
-		r.s.paused = paused;
-		ret = restore(&r);
-		made++;
-		if (!ret)
-			printf("%s\n", name);
+		}
+		ret = name_clone(c->name, prefix, &number);
+		if (ret)
+			continue;
+		c->pid = begin_clone(file, c->name, !begun, paused);
+		if (c->pid < 0)
+			ret = EXIT_FAULT;
+		else
+			begun++;
 	}
 	return ret;
 }

@@ -35,7 +35,7 @@ static const char help_save[] =
 	"  --compress zstd       a smaller file that takes longer to restore\n"
 	"  --help                print the options\n";
 
-enum { REPLY_MS = 60000, POLL_MS = 50 };
+enum { REPLY_MS = 60000, POLL_MS = 50, SOON_MS = 2 };
 
 static volatile sig_atomic_t interrupted;
 
@@ -127,7 +127,7 @@ int cmd_resume(int argc, char **argv)
 
 struct save {
 	const char *name, *file;
-	bool stop, compress, quiet;
+	bool stop, compress, scratch;
 };
 
 static uint64_t number(json_object *reply, const char *key)
@@ -151,7 +151,7 @@ static void report(const struct save *s, json_object *reply)
 {
 	char size[32];
 
-	if (!isatty(2) || s->quiet)
+	if (!isatty(2) || s->scratch)
 		return;
 	show_size(size, sizeof(size), number(reply, "bytes"));
 	if (s->stop)
@@ -165,7 +165,9 @@ static void report(const struct save *s, json_object *reply)
 
 static int wait_saved(int fd, const struct save *s)
 {
-	const struct timespec pause = { 0, POLL_MS * 1000000l };
+	/* Nobody looks at the bar of a clone, and it is quick. */
+	const struct timespec pause = { 0, (s->scratch ? SOON_MS : POLL_MS) *
+						   1000000l };
 	struct bar bar = { .what = s->name };
 	bool cancelled = false;
 	json_object *reply;
@@ -206,6 +208,8 @@ static json_object *request(const struct save *s)
 	json_object_object_add(more, "stop", json_object_new_boolean(s->stop));
 	json_object_object_add(more, "compress",
 			       json_object_new_boolean(s->compress));
+	json_object_object_add(more, "scratch",
+			       json_object_new_boolean(s->scratch));
 	return more;
 }
 
@@ -231,7 +235,7 @@ static int save(const struct save *s)
 
 int save_running(const char *name, const char *file)
 {
-	const struct save s = { .name = name, .file = file, .quiet = true };
+	const struct save s = { .name = name, .file = file, .scratch = true };
 
 	return save(&s);
 }

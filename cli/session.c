@@ -85,7 +85,7 @@ static void no_space(void *opaque, unsigned disk, const char *path)
 			 given ? given : path, (int)getpid());
 }
 
-static void go_on(const struct session *s, struct vm *vm)
+static void go_on(struct session *s, struct vm *vm)
 {
 	struct husk_error err = { 0 };
 
@@ -211,34 +211,52 @@ static int live(struct session *s, struct vm *vm, int sigs)
 
 enum { AGENT_MS = 10000 };
 
-static void *step_clock(void *arg)
+struct news {
+	char *path;
+	struct identity identity;
+};
+
+static void *tell_guest(void *arg)
 {
 	struct husk_error ignored = { 0 };
-	char *path = arg;
-	int fd = agent_open(path, AGENT_MS, &ignored);
+	struct news *n = arg;
+	const struct identity *id = &n->identity;
+	int fd = agent_open(n->path, AGENT_MS, &ignored);
 
 	if (fd >= 0) {
 		agent_sync_time(fd, 1, NULL, &ignored);
+		if (*id->name)
+			agent_set_hostname(fd, id->name, &ignored);
+		for (unsigned i = 0; i < id->nmacs; i++)
+			agent_set_mac(fd, id->mac[i].from, id->mac[i].to,
+				      &ignored);
 		close(fd);
 	}
-	free(path);
+	free(n->path);
+	free(n);
 	return NULL;
 }
 
-void session_step_clock(const struct session *s)
+void session_step_clock(struct session *s)
 {
 	const char *path = vm_config_vsock_path(s->cfg);
-	char *copy = path ? strdup(path) : NULL;
+	struct news *n = path ? calloc(1, sizeof(*n)) : NULL;
 	pthread_attr_t attr;
 	pthread_t thread;
 
-	if (!copy)
+	if (!n)
 		return;
+	n->path = strdup(path);
+	n->identity = s->identity;
+	/* Later it is the guest's own affair. */
+	s->identity = (struct identity){ 0 };
 	/* It waits for the guest, and nobody waits for it. */
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	if (pthread_create(&thread, &attr, step_clock, copy))
-		free(copy);
+	if (!n->path || pthread_create(&thread, &attr, tell_guest, n)) {
+		free(n->path);
+		free(n);
+	}
 	pthread_attr_destroy(&attr);
 }
 

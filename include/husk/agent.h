@@ -37,6 +37,7 @@ enum agent_type {
 	AGENT_THAW = 8,	    /* answer: u32 count of file systems */
 	AGENT_FSTRIM = 9,   /* answer: u64 bytes */
 	AGENT_SYNC = 10,
+	AGENT_MAC = 11, /* struct agent_mac */
 
 	/* To the agent, after AGENT_EXEC was answered by AGENT_OK. */
 	AGENT_STDIN = 16,   /* bytes; none: the end */
@@ -70,6 +71,11 @@ enum agent_shutdown {
 	AGENT_POWEROFF,
 	AGENT_REBOOT,
 	AGENT_HALT,
+};
+
+/* The network interface of this address gets the other one. */
+struct agent_mac {
+	uint8_t from[6], to[6];
 };
 
 struct agent_time {

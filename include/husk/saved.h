@@ -26,6 +26,7 @@ struct vm_save_options {
 	 */
 	bool stop;
 	bool compress; /* with zstd; such a file is not mapped but read */
+	bool scratch; /* may be lost with the host: not waited for the medium */
 	/*
 	 * May be NULL.  Without stop, while the machine is paused: the disk of
 	 * this number is the image at path from now on.  Not 0 ends the save

@@ -108,6 +108,15 @@ int vm_config_add_net(struct vm_config *cfg, const char *spec,
 /* A port of the host to one of the guest, on the first shared network. */
 int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 			  struct husk_error *err);
+/*
+ * For a machine that becomes a second one beside the first: every network
+ * device gets another random MAC address, and no port of the host leads to it.
+ * How many forwards that were, or -EIO.
+ */
+int vm_config_make_distinct(struct vm_config *cfg);
+/* The address of the network device of this number: 0 or -ENOENT. */
+int vm_config_net_mac(const struct vm_config *cfg, unsigned number,
+		      uint8_t mac[6]);
 
 /*
  * A directory of the host, which the guest mounts by its tag (mount -t

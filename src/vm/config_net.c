@@ -222,6 +222,33 @@ int vm_config_add_forward(struct vm_config *cfg, const char *spec,
 			 "forward %s: needs a network of kind shared", spec);
 }
 
+int vm_config_make_distinct(struct vm_config *cfg)
+{
+	int forwards = 0;
+
+	for (unsigned i = 0; i < cfg->nnets; i++) {
+		struct net_config *n = &cfg->net[i];
+
+		if (random_mac(n->mac))
+			return -EIO;
+		n->has_mac = true;
+		for (; n->nforwards; n->nforwards--, forwards++) {
+			free(n->forward[n->nforwards - 1]);
+			n->forward[n->nforwards - 1] = NULL;
+		}
+	}
+	return forwards;
+}
+
+int vm_config_net_mac(const struct vm_config *cfg, unsigned number,
+		      uint8_t mac[6])
+{
+	if (number >= cfg->nnets)
+		return -ENOENT;
+	memcpy(mac, cfg->net[number].mac, 6);
+	return 0;
+}
+
 /* -- the form that vfkit and krunkit share -------------------------------- */
 
 /* "nat", "fd=N", "unixSocketPath=P", "type=unix{stream,gram},path=P", "mac=M" */

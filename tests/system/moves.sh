@@ -40,6 +40,7 @@ for w in $words; do
 		mount -t virtiofs share /share
 		w=fs=/share ;;
 	disk)	w=/dev/vda ;;
+	balloon) w= ;;
 	esac
 	jobs="$jobs $w"
 done

@@ -39,6 +39,7 @@ struct saver {
 	const char *path;
 	char folder[4096], temporary[4200];
 	int fd, folder_fd;
+	bool scratch;
 	bool named; /* the temporary file has its name */
 	struct section section[SAVED_MAX_SECTIONS];
 	unsigned nsections;
@@ -254,7 +255,7 @@ static int give_name(struct saver *s)
 	if (rename(s->temporary, s->path))
 		return -errno;
 	s->named = false;
-	return fsync(s->folder_fd) ? -errno : 0;
+	return !s->scratch && fsync(s->folder_fd) ? -errno : 0;
 }
 
 static uint64_t sections_end(const struct saver *s)
@@ -464,7 +465,7 @@ static int finish_file(struct saver *s)
 		ret = -errno;
 	if (!ret)
 		ret = write_sections(s);
-	if (!ret && fsync(s->fd))
+	if (!ret && !s->scratch && fsync(s->fd))
 		ret = -errno;
 	return ret ? ret : give_name(s);
 }
@@ -598,6 +599,7 @@ int vm_save(struct vm *vm, const char *path,
 	s->vm = vm;
 	s->path = path;
 	s->fd = s->folder_fd = -1;
+	s->scratch = options->scratch;
 	s->ram.host = vm->mem.host;
 	s->ram.size = vm->mem.size;
 	s->ram.from_file = vm->mem.from_file;
