@@ -68,6 +68,7 @@ beats a $((n + 2))
 "$husk" kill a
 "$husk" start a
 beats a 2
+"$husk" kill a
 
 # Saved with an end; going on uses the same disk, and only once.
 "$husk" save b "$tmp/stopped" --stop --compress zstd
@@ -83,9 +84,43 @@ beats b 3
 ! "$husk" restore "$tmp/stopped" --name b 2>"$tmp/err" ||
 	fail "a disk that has changed is taken"
 grep -q 'has changed since' "$tmp/err" || fail "$(cat "$tmp/err")"
+! "$husk" restore "$tmp/stopped" --name never 2>/dev/null ||
+	fail "a disk that has changed is taken"
+[ ! -e "$tmp/data/husk/never" ] || fail "a machine that never ran is there"
+"$husk" restore "$tmp/stopped" --name b --force
+"$husk" kill b
 
 "$husk" clone c --count 3 | grep -qx c-3 || fail "no c-3"
 for n in 1 2 3; do
 	beats c-$n 2
 done
 [ -z "$(find "$tmp/data" -name 'clone.*')" ] || fail "the clones' file is left"
+
+"$husk" kill c c-1 c-2 c-3
+
+# A clone of a machine with a network is another one on it.
+truncate -s 4M "$tmp/disk2.img"
+i=0
+until "$husk" create n --from "$tmp/disk2.img" --overlay --kernel \
+	"$demo/vmlinuz" --initrd "$tmp/initrd" --memory 128M --engine soft \
+	--net shared --forward "$((20000 + ($$ + i) % 10000)):22" --cmdline \
+	'console=ttyS0 quiet husk.run="sh /run.sh"' &&
+	"$husk" start n 2>"$tmp/err"; do
+	"$husk" delete n 2>/dev/null || :
+	i=$((i + 1))
+	[ $i -lt 20 ] || fail "no port is free: $(cat "$tmp/err")"
+done
+beats n 2
+"$husk" clone n --count 2 2>"$tmp/err"
+grep -q 'not reached by the 1 port' "$tmp/err" || fail "$(cat "$tmp/err")"
+beats n-1 2
+beats n-2 2
+mac() { grep -o '"mac": *"[^"]*"' "$tmp/data/husk/$1/vm.json" || echo none; }
+[ "$(mac n-1)" != none ] && [ "$(mac n-1)" != "$(mac n-2)" ] &&
+	[ "$(mac n-1)" != "$(mac n)" ] || fail "MACs $(mac n-1) $(mac n-2)"
+! grep forwards "$tmp/data/husk/n-1/vm.json" || fail "a clone has ports"
+# The port is the original's: what is restored as another cannot have it.
+"$husk" save n "$tmp/n"
+! "$husk" restore "$tmp/n" --name m 2>"$tmp/err" || fail "two have one port"
+grep -q 'in use' "$tmp/err" || fail "$(cat "$tmp/err")"
+[ ! -e "$tmp/data/husk/m" ] || fail "a machine that never ran is there"
