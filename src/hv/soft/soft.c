@@ -1003,6 +1003,7 @@ static void soft_vcpu_finish(struct hv_vcpu *v)
 	lapic_finish(c);
 	fpu_finish(c);
 	cache_finish(c);
+	forms_free(c->forms);
 	trans_finish(c);
 }
 
@@ -1034,7 +1035,8 @@ static int soft_vcpu_init(struct hv_vcpu *v, struct husk_error *err)
 	c->tsc_offset = -soft_tsc0(vm); /* all start at 0, with the VM */
 	c->interp_only = !strcmp(v->vm->options, "interp");
 	tlb_init(c);
-	ret = cache_init(c);
+	c->forms = forms_new();
+	ret = c->forms ? cache_init(c) : -ENOMEM;
 	if (!ret)
 		ret = lapic_init(c);
 	if (ret)

@@ -7,6 +7,7 @@
  *   mem.c tlb.c  guest-physical slots, page metadata, software TLB, slow paths
  *   cache.c      decoded blocks
  *   x86/decode.c bytes -> struct insn (Zydis), asks the binders for a handler
+ *   x86/form.c   what was decoded before, for the next of its kind
  *   x86/int.c    integer instructions          bind_int()
  *   x86/sys.c    segments, far transfers, CRs  bind_sys()
  *   x86/fpu.c    x87, MMX, SSE, AVX            bind_fpu()
@@ -500,6 +501,7 @@ struct cpu {
 	uint64_t tlb_gen; /* +1 at each flush */
 	bool ready;	  /* the TLB is set up */
 	struct block_cache *cache;
+	struct forms *forms; /* x86/form.c; NULL: does without */
 	void *fpu_cache; /* x86/fpu.c: generated code */
 	bool fpu_full;	 /* it wants to be dropped, see REQ_CODE */
 	struct hv_cpuid cpuid[64];

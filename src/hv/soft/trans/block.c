@@ -126,9 +126,27 @@ static void mark(struct tctx *x, unsigned which, unsigned off, unsigned n)
 		(~0ull << (off >> 6)) & (~0ull >> (63 - ((off + n - 1) >> 6)));
 }
 
+/* What is at code, without its operands; NULL: nothing.  any: room. */
+static const ZydisDecodedInstruction *decode_ahead(const struct tctx *x,
+						   const uint8_t *code,
+						   unsigned avail,
+						   ZydisDecodedInstruction *any)
+{
+	const ZydisDecodedInstruction *i = form_look(x->c, code, avail);
+	ZydisDecoderContext ctx;
+	ZydisDecoder z;
+
+	if (i)
+		return i;
+	decode_init(&z, x->c->mode);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, &ctx, code, avail,
+							  any))
+		       ? any
+		       : NULL;
+}
+
 /* Flags that code at p (avail bytes, at lin) needs. */
-static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
-		     unsigned depth)
+static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
 {
 	const struct tblock *tb = x->tb;
 	const uint8_t *page = x->first->host - (x->first->gpa & 0xfff);
@@ -136,58 +154,55 @@ static uint16_t look(struct tctx *x, ZydisDecoder *z, uint64_t lin,
 
 	for (unsigned n = 0; n < LOOK_AHEAD && open; n++) {
 		unsigned off = lin & 0xfff;
-		ZydisDecodedInstruction i;
-		ZydisDecoderContext ctx;
+		const ZydisDecodedInstruction *i;
+		ZydisDecodedInstruction any;
 		uint16_t r, w, k;
 
 		if ((lin ^ tb->lin) & ~0xfffull)
 			return live | open;
 		/* First: what is read is what must be watched. */
 		mark(x, 0, off, MIN(15u, 0x1000 - off));
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
-			    z, &ctx, page + off, 0x1000 - off, &i)))
+		i = decode_ahead(x, page + off, 0x1000 - off, &any);
+		if (!i)
 			return live | open;
-		flag_effects(&i, &r, &w, &k);
+		flag_effects(i, &r, &w, &k);
 		live |= r & open;
-		if (i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
-		    i.meta.category == ZYDIS_CATEGORY_RET ||
-		    i.meta.category == ZYDIS_CATEGORY_SYSCALL ||
-		    i.meta.category == ZYDIS_CATEGORY_SYSRET ||
-		    i.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
-		    i.meta.category == ZYDIS_CATEGORY_SYSTEM ||
-		    i.mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
-		    i.mnemonic == ZYDIS_MNEMONIC_PUSHF ||
-		    i.mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
-		    i.mnemonic == ZYDIS_MNEMONIC_UD2 ||
-		    i.mnemonic == ZYDIS_MNEMONIC_LAHF) {
-			uint64_t to =
-				lin + i.length + (uint64_t)i.raw.imm[0].value.s;
+		if (i->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+		    i->meta.category == ZYDIS_CATEGORY_RET ||
+		    i->meta.category == ZYDIS_CATEGORY_SYSCALL ||
+		    i->meta.category == ZYDIS_CATEGORY_SYSRET ||
+		    i->meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+		    i->meta.category == ZYDIS_CATEGORY_SYSTEM ||
+		    i->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+		    i->mnemonic == ZYDIS_MNEMONIC_PUSHF ||
+		    i->mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
+		    i->mnemonic == ZYDIS_MNEMONIC_UD2 ||
+		    i->mnemonic == ZYDIS_MNEMONIC_LAHF) {
+			uint64_t to = lin + i->length +
+				      (uint64_t)i->raw.imm[0].value.s;
 
-			if (!depth || !plain_branch(&i) ||
-			    !i.raw.imm[0].is_relative ||
-			    i.meta.category == ZYDIS_CATEGORY_CALL)
+			if (!depth || !plain_branch(i) ||
+			    !i->raw.imm[0].is_relative ||
+			    i->meta.category == ZYDIS_CATEGORY_CALL)
 				return live | open;
-			if (i.meta.category == ZYDIS_CATEGORY_UNCOND_BR) {
+			if (i->meta.category == ZYDIS_CATEGORY_UNCOND_BR) {
 				lin = to;
 				depth--;
 				continue;
 			}
-			live |= look(x, z, to, depth - 1) & open;
+			live |= look(x, to, depth - 1) & open;
 		}
 		open &= (uint16_t)~k;
-		lin += i.length;
+		lin += i->length;
 	}
 	return live | open;
 }
 
 static uint16_t live_at(struct tctx *x, uint64_t target)
 {
-	ZydisDecoder z;
-
 	if ((target ^ x->tb->lin) & ~0xfffull)
 		return FL_ARITH;
-	decode_init(&z, x->c->mode);
-	return look(x, &z, target, 2);
+	return look(x, target, 2);
 }
 
 /* A linear address: 32-bit code wraps. */
@@ -250,7 +265,7 @@ static void chain(struct tctx *x, uint8_t *at, uint64_t target)
 {
 	unsigned site = trans_new_site(x->t, SITE_CHAIN, target);
 
-	x->t->site[site].patch = at;
+	x->t->site[site].patch = trans_place(x->t, at);
 	x->t->site[site].checked = (target ^ x->tb->lin) & ~0xfffull;
 	cold_add(x, at, site);
 }
@@ -418,7 +433,7 @@ static bool is_punt(const struct tctx *x, const struct tinsn *ti)
 static void set_resume(struct tctx *x, const struct tinsn *ti)
 {
 	if (!x->fast || is_punt(x, ti) || !x->slow_from)
-		x->t->site[ti->site].resume = x->e.p;
+		x->t->site[ti->site].resume = trans_place(x->t, x->e.p);
 }
 
 static void emit_version(struct tctx *x, unsigned from, bool goes_on)
@@ -511,7 +526,7 @@ static void emit_want(struct tctx *x, uint32_t loaded, enum site_type type)
 	e4(e, loaded);
 	e1(e, 0);
 	cold_add(x, e_jcc(e, CC_E), site);
-	x->t->site[site].resume = e->p;
+	x->t->site[site].resume = trans_place(x->t, e->p);
 }
 
 /* Compare the page's identity with what may be executed there now. */
@@ -532,7 +547,7 @@ static void emit_head(struct tctx *x)
 	unsigned here = trans_new_site(x->t, SITE_HERE, tb->lin);
 	struct emit *e = &x->e;
 
-	x->t->site[here].block = tb;
+	x->t->site[here].of = (uint32_t)(tb - x->t->block);
 	change_area(x);
 	tb->miss = e->p;
 	stub_site(x, here);
@@ -565,7 +580,7 @@ static void emit_stubs(struct tctx *x)
 		struct site *s = &x->t->site[x->cold[n].site];
 
 		if (s->type == SITE_CHAIN)
-			s->resume = x->e.p;
+			s->resume = trans_place(x->t, x->e.p);
 		aim(x, x->cold[n].at, x->e.p);
 		stub_site(x, x->cold[n].site);
 	}

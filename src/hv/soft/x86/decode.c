@@ -269,6 +269,8 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 {
 	struct decoded d;
 
+	if (form_insn(c, code, avail, in))
+		return 0;
 	return decode_full(c, code, avail, in, &d);
 }
 
@@ -280,6 +282,8 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	ZydisDecoder z;
 	ZyanStatus s;
 
+	if (form_full(c, code, avail, in, d))
+		return 0;
 	memset(in, 0, sizeof(*in));
 	d->i.length = 0;
 	in->base = in->index = R_ZERO;
@@ -318,5 +322,6 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 		in->fn = op_undefined;
 		in->flags |= IN_ENDS;
 	}
+	form_keep(c, code, avail, in, d);
 	return 0;
 }

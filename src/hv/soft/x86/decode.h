@@ -117,6 +117,22 @@ void decode_init(ZydisDecoder *z, enum cpu_mode mode);
 int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in, struct decoded *d);
 
+/*
+ * form.c: as those two, when an instruction of the same form was decoded
+ * before; false: it was not.  form_keep() keeps what decode_full() has found.
+ */
+struct forms *forms_new(void);
+void forms_free(struct forms *f);
+bool form_insn(struct cpu *c, const uint8_t *code, unsigned avail,
+	       struct insn *in);
+bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
+	       struct insn *in, struct decoded *d);
+void form_keep(struct cpu *c, const uint8_t *code, unsigned avail,
+	       const struct insn *in, const struct decoded *d);
+/* The instruction without its operands, until the next call; NULL: unknown. */
+const ZydisDecodedInstruction *form_look(struct cpu *c, const uint8_t *code,
+					 unsigned avail);
+
 /* Handlers of the decoder's own. */
 void op_undefined(struct cpu *c, const struct insn *in);
 
