@@ -17,8 +17,7 @@
 #include "hv/soft/x86/decode.h"
 
 enum {
-	ARENA_SIZE =
-		48 << 20, /* bytes per vCPU, reserved; a boot uses 25 MiB */
+	ARENA_SIZE = 12 << 20, /* bytes per vCPU */
 	HASH_BITS = 17,
 	HASH_SIZE = 1 << HASH_BITS,
 	FRONT_SIZE = 1 << 16,

@@ -202,11 +202,12 @@ void cpu_unpark(struct cpu *c)
 
 /*
  * A tag that no address reaches through its own entry: entry i is only looked
- * up by addresses with i in bits 12 and up, and this has not.
+ * up by addresses with i in bits 12 and up, and this has not.  Where it can
+ * be it is 0, as in entries that were never used.
  */
 static uint64_t tag_none(unsigned i)
 {
-	return (uint64_t)(i ^ 1) << 12;
+	return i ? 0 : 0x1000;
 }
 
 static void mark(struct tlb_marks *k, unsigned i, bool global)

@@ -295,11 +295,13 @@ int trans_init(struct cpu *c)
 	t->hot = HOT;
 	t->site = reserve(ALL_SITES * sizeof(*t->site));
 	t->insn = reserve(MAX_TINSNS * sizeof(*t->insn));
+	t->bytes = reserve(MAX_BYTES);
 	t->block = reserve(ALL_TBLOCKS * sizeof(*t->block));
 	t->reloc = reserve(MAX_RELOCS * sizeof(*t->reloc));
 	t->scratch = reserve(TRANS_INSNS * sizeof(*t->scratch));
 	ret = -ENOMEM;
-	if (t->site && t->insn && t->block && t->reloc && t->scratch)
+	if (t->site && t->insn && t->bytes && t->block && t->reloc &&
+	    t->scratch)
 		ret = code_memory(t);
 	if (ret) {
 		trans_finish(c);
@@ -327,6 +329,7 @@ void trans_finish(struct cpu *c)
 		return;
 	release(t->site, ALL_SITES * sizeof(*t->site));
 	release(t->insn, MAX_TINSNS * sizeof(*t->insn));
+	release(t->bytes, MAX_BYTES);
 	release(t->block, ALL_TBLOCKS * sizeof(*t->block));
 	release(t->reloc, MAX_RELOCS * sizeof(*t->reloc));
 	release(t->scratch, TRANS_INSNS * sizeof(*t->scratch));
@@ -342,14 +345,54 @@ unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip)
 {
 	struct site *s = &t->site[t->nsites];
 
-	*s = (struct site){ .type = (uint8_t)type, .rip = rip };
+	*s = (struct site){ .type = type, .rip = rip };
 	return t->nsites++;
 }
 
-struct insn *trans_keep_insn(struct trans *t, const struct insn *in)
+/* For those that are kept whole, with what one block may need. */
+static bool insn_room(const struct trans *t)
+{
+	return t->ninsns + TRANS_INSNS < MAX_TINSNS;
+}
+
+static void keep_whole(struct trans *t, struct site *s, const struct insn *in)
 {
 	t->insn[t->ninsns] = *in;
-	return &t->insn[t->ninsns++];
+	s->known = true;
+	s->of = t->ninsns++;
+}
+
+void trans_keep_insn(struct trans *t, struct site *s, const struct insn *in)
+{
+	/* Of what raises the bytes are not known. */
+	if (!in->mnemonic) {
+		keep_whole(t, s, in);
+		return;
+	}
+	s->of = t->nbytes;
+	t->bytes[t->nbytes] = in->len;
+	memcpy(t->bytes + t->nbytes + 1, in->bytes, in->len);
+	t->nbytes += 1 + in->len;
+}
+
+/*
+ * The instruction of a site.  Most sites never come to C, so it is decoded
+ * when one does.  room: for it, if it must.
+ */
+static const struct insn *insn_of(struct trans *t, struct site *s,
+				  struct insn *room)
+{
+	const uint8_t *from = t->bytes + s->of;
+	uint8_t code[15] = { 0 };
+
+	if (s->known)
+		return &t->insn[s->of];
+	memcpy(code, from + 1, from[0]);
+	decode_insn(t->c, code, sizeof(code), room);
+	if (!insn_room(t))
+		return room;
+	keep_whole(t, s, room);
+	return &t->insn[s->of];
 }
 
 /* -- forgetting ----------------------------------------------------------- */
@@ -383,7 +426,7 @@ static void forget_all(struct trans *t)
 	memset(t->by_page, 0, sizeof(t->by_page));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
-	t->nsites = t->ninsns = t->nblocks = t->nrelocs = 0;
+	t->nsites = t->ninsns = t->nbytes = t->nblocks = t->nrelocs = 0;
 	t->near.used = t->near.start;
 	t->far.used = t->far.start;
 	drop_copies(t);
@@ -413,7 +456,8 @@ static void forget_copies(struct trans *t)
 {
 	for (unsigned n = 0; n < t->nsites; n++)
 		if (t->site[n].type == SITE_CHAIN)
-			aim_back(t, t->site[n].patch, t->site[n].resume);
+			aim_back(t, trans_at(t, t->site[n].patch),
+				 trans_at(t, t->site[n].resume));
 	for (unsigned n = 0; n < t->nblocks; n++)
 		if (t->block[n].dead && t->block[n].entry)
 			aim_back(t, t->block[n].entry + 1, t->block[n].miss);
@@ -524,7 +568,7 @@ static bool room(const struct trans *t)
 {
 	return area_room(&t->near) && area_room(&t->far) &&
 	       t->nsites + MAX_COLD + 2 <= MAX_SITES &&
-	       t->ninsns + 2 * TRANS_INSNS <= MAX_TINSNS &&
+	       t->nbytes + 2 * TRANS_INSNS * 16 <= MAX_BYTES && insn_room(t) &&
 	       t->nrelocs + MAX_BLOCK_RELOCS <= MAX_RELOCS &&
 	       t->nblocks < MAX_TBLOCKS;
 }
@@ -755,7 +799,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	uint64_t lin = c->rip;
 	struct itab_entry *it;
 	struct tblock *b;
-	uint8_t *patch = chain ? chain->patch : NULL;
+	uint8_t *patch = chain ? trans_at(t, chain->patch) : NULL;
 	bool checked = !chain || chain->checked;
 	uint32_t key;
 	uint64_t flushes;
@@ -816,7 +860,7 @@ static bool still_there(struct trans *t, const struct tblock *b)
 static uint8_t *again(struct trans *t, const struct site *s)
 {
 	uint64_t flushes = t->c->stats.code_flushes;
-	struct tblock *old = s->block, *b;
+	struct tblock *old = &t->block[s->of], *b;
 	uint8_t *to;
 
 	if (still_there(t, old)) {
@@ -861,22 +905,24 @@ static void want_again(struct cpu *c, const struct site *s)
 	c->tr.x87_want &= s->x87;
 }
 
-static uint8_t *at_insn(struct trans *t, const struct site *s)
+static uint8_t *at_insn(struct trans *t, struct site *s)
 {
 	struct cpu *c = t->c;
+	struct insn room;
+	const struct insn *in = insn_of(t, s, &room);
 	uint64_t behind;
 
-	c->gpr[R_NEXT] = s->rip + s->in->len;
-	if (s->in->cpu_mode != MODE_64)
+	c->gpr[R_NEXT] = s->rip + in->len;
+	if (in->cpu_mode != MODE_64)
 		c->gpr[R_NEXT] = (uint32_t)c->gpr[R_NEXT];
 	c->leave_block = false;
 	behind = c->gpr[R_NEXT];
-	s->in->fn(c, s->in);
+	in->fn(c, in);
 	c->rip = c->gpr[R_NEXT];
 	c->replay.done = c->replay.at = 0;
 	if (s->punt) {
 		c->stats.interpreted++;
-		t->punts[s->in->mnemonic]++;
+		t->punts[in->mnemonic]++;
 	} else {
 		c->stats.slow_accesses++;
 	}
@@ -887,7 +933,7 @@ static uint8_t *at_insn(struct trans *t, const struct site *s)
 	}
 	want_again(c, s);
 	flags_in(c);
-	return s->resume;
+	return trans_at(t, s->resume);
 }
 
 /* Called by the thunk with the guest's registers in c; where to go on. */
@@ -924,7 +970,7 @@ static void *trans_site(struct cpu *c)
 			break;
 		}
 		flags_in(c);
-		to = s->resume;
+		to = trans_at(t, s->resume);
 		break;
 	}
 	return to ? to + t->to_rx : NULL;

@@ -82,13 +82,13 @@ static void copy_site(struct trans *t, struct tblock *b,
 	s->rip += m->lin;
 	if (t->c->mode != MODE_64)
 		s->rip = (uint32_t)s->rip;
-	if (s->block)
-		s->block = b;
-	s->resume = moved(t, s->resume, m);
-	s->patch = moved(t, s->patch, m);
+	if (s->type == SITE_HERE)
+		s->of = (uint32_t)(b - t->block);
+	s->resume = trans_place(t, moved(t, trans_at(t, s->resume), m));
+	s->patch = trans_place(t, moved(t, trans_at(t, s->patch), m));
 	/* The original's may be aimed at a block by now. */
 	if (s->type == SITE_CHAIN)
-		e_aim(s->patch, s->resume);
+		e_aim(trans_at(t, s->patch), trans_at(t, s->resume));
 }
 
 static uint32_t slot_move(uint64_t from, uint64_t to)

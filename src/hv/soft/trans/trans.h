@@ -53,15 +53,18 @@ enum site_type {
 
 struct site {
 	uint64_t rip;
-	const struct insn *in;
-	struct tblock *block; /* SITE_HERE: whose */
-	uint8_t *resume;      /* where it is written; SITE_CHAIN: its stub */
-	uint8_t *patch;	      /* rel32, where it is written */
-	uint8_t type;
-	bool punt;     /* SITE_INSN: this instruction never has host code */
-	bool checked;  /* other page: only the checked entry will do */
-	bool vec, x87; /* SITE_INSN: its block needs these */
-	int16_t undo;  /* added to rsp if the branch itself must fault */
+	/* SITE_INSN: in t->bytes, or in t->insn once it has been here;
+	 * SITE_HERE: its block in t->block */
+	uint32_t of;
+	/* Places in code memory: see trans_place(), 0: none. */
+	uint32_t resume; /* SITE_CHAIN: its stub */
+	uint32_t patch;	 /* rel32 */
+	uint32_t type : 3;
+	uint32_t known : 1;   /* SITE_INSN: of is in t->insn */
+	uint32_t punt : 1;    /* SITE_INSN: it never has host code */
+	uint32_t checked : 1; /* other page: only the checked entry will do */
+	uint32_t vec : 1, x87 : 1; /* SITE_INSN: its block needs these */
+	int32_t undo : 16; /* added to rsp if the branch itself must fault */
 };
 
 /*
@@ -116,8 +119,9 @@ enum {
 	CODE_SIZE = NEAR_SIZE + (56 << 20),
 	CODE_ROOM = 128 << 10, /* more than one block can take */
 	MAX_SITES = 5 << 18,
-	ALL_SITES = 7 << 18, /* with those of copies, behind */
-	MAX_TINSNS = 3 << 18,
+	ALL_SITES = 7 << 18,  /* with those of copies, behind */
+	MAX_BYTES = 1 << 22,  /* of instructions that have sites */
+	MAX_TINSNS = 1 << 18, /* those of them that were interpreted */
 	MAX_TBLOCKS = 3 << 16,
 	ALL_TBLOCKS = 1 << 18,
 	MAX_RELOCS = 1 << 22,
@@ -142,9 +146,10 @@ struct trans {
 	struct area near, far;
 	struct site *site;
 	struct insn *insn;
+	uint8_t *bytes; /* length, instruction */
 	struct tblock *block;
 	struct reloc *reloc;
-	unsigned nsites, ninsns, nblocks, nrelocs;
+	unsigned nsites, ninsns, nbytes, nblocks, nrelocs;
 	struct {
 		struct area near, far;
 		unsigned nsites, nblocks; /* of all: where the next goes */
@@ -176,7 +181,19 @@ void trans_stats(const struct cpu *c, struct hv_stats *stats);
 bool trans_run(struct cpu *c, struct block **cold);
 /* For block.c: */
 unsigned trans_new_site(struct trans *t, enum site_type type, uint64_t rip);
-struct insn *trans_keep_insn(struct trans *t, const struct insn *in);
+/* What that site interprets. */
+void trans_keep_insn(struct trans *t, struct site *s, const struct insn *in);
+
+/* A place in code memory, where it is written, as sites have it. */
+static inline uint32_t trans_place(const struct trans *t, const uint8_t *p)
+{
+	return p ? (uint32_t)(p - t->rw) : 0;
+}
+
+static inline uint8_t *trans_at(const struct trans *t, uint32_t place)
+{
+	return place ? t->rw + place : NULL;
+}
 
 /* -- copy.c --------------------------------------------------------------- */
 
@@ -325,11 +342,14 @@ static inline void emit_place(struct tctx *x, unsigned reg, uint64_t v,
 /* The site that interprets this instruction. */
 static inline unsigned insn_site(struct tctx *x, struct tinsn *ti)
 {
+	struct site *s;
+
 	if (ti->site < 0) {
 		ti->site = (int)trans_new_site(x->t, SITE_INSN, ti->rip);
-		x->t->site[ti->site].in = trans_keep_insn(x->t, &ti->in);
-		x->t->site[ti->site].vec = x->vec;
-		x->t->site[ti->site].x87 = x->x87;
+		s = &x->t->site[ti->site];
+		trans_keep_insn(x->t, s, &ti->in);
+		s->vec = x->vec;
+		s->x87 = x->x87;
 	}
 	return (unsigned)ti->site;
 }
