@@ -50,5 +50,14 @@ guest() {
 	return $status
 }
 
+# with PROGRAM - it and its libraries are in the next guest, at their own paths
+with() {
+	for f in $(ldd "$(command -v "$1")" | grep -o '/[^ ]*'); do
+		mkdir -p "$tmp/add$(dirname "$f")"
+		cp -L "$f" "$tmp/add$f"
+	done
+	mkdir -p "$tmp/add/bin"
+	cp "$(command -v "$1")" "$tmp/add/bin/"
+}
 # says TEXT - the last guest wrote this line
 says() { grep -qx -- "$1" "$tmp/out" || fail "no line \"$1\""; }
