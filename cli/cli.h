@@ -177,4 +177,9 @@ struct bar {
 bool bar_progress(void *opaque, uint64_t done, uint64_t total);
 void bar_end(const struct bar *bar);
 
+/* -- compact.c ------------------------------------------------------------ */
+
+/* An image, or all disks of the machine of this name.  An exit status. */
+int compact(const char *what, const char *format, bool (*go_on)(void));
+
 #endif /* CLI_H */

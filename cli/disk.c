@@ -20,7 +20,7 @@ static const char help[] =
 	"       husk disk resize FILE [+|-]SIZE [--format F] [--shrink]\n"
 	"       husk disk convert FROM TO [--format F] [--from-format F]\n"
 	"                        [--snapshot NAME] [--cluster SIZE] [--force]\n"
-	"       husk disk compact FILE [--format F]\n"
+	"       husk disk compact FILE|NAME [--format F]\n"
 	"       husk disk extract FILE PATH TO [--format F]\n"
 	"       husk disk check FILE [--format F] [--repair] [--json]\n"
 	"\n"
@@ -214,27 +214,9 @@ static int extract(const struct options *o)
 		       : 0;
 }
 
-static int compact(const struct options *o)
+static int compact_it(const struct options *o)
 {
-	struct bar bar = { .what = "compacting", .go_on = go_on };
-	struct vm_disk_info before, after;
-	struct husk_error err = { 0 };
-	char a[32], b[32];
-	int ret;
-
-	ret = vm_disk_info(o->argv[0], o->format, &before, &err);
-	if (!ret)
-		ret = vm_disk_compact(o->argv[0], o->format, bar_progress, &bar,
-				      &err);
-	bar_end(&bar);
-	if (!ret)
-		ret = vm_disk_info(o->argv[0], o->format, &after, &err);
-	if (ret)
-		return failed(&err);
-	show_size(a, sizeof(a), before.used);
-	show_size(b, sizeof(b), after.used);
-	printf("%s: used %s, now %s\n", o->argv[0], a, b);
-	return 0;
+	return compact(o->argv[0], o->format, go_on);
 }
 
 static void on_report(void *opaque, const char *text)
@@ -279,7 +261,7 @@ static const struct {
 } commands[] = {
 	{ "create", create, 1, 2 },   { "info", info, 1, 1 },
 	{ "resize", resize, 2, 2 },   { "convert", convert, 2, 2 },
-	{ "extract", extract, 3, 3 }, { "compact", compact, 1, 1 },
+	{ "extract", extract, 3, 3 }, { "compact", compact_it, 1, 1 },
 	{ "check", check, 1, 1 },
 };
 

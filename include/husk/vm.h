@@ -56,6 +56,7 @@ int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly);
 unsigned vm_config_disk_count(const struct vm_config *cfg);
 const char *vm_config_disk_path(const struct vm_config *cfg, unsigned i);
 const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i);
+bool vm_config_disk_readonly(const struct vm_config *cfg, unsigned i);
 /* Another image in its place.  0, -ENOENT or -ENOMEM. */
 int vm_config_set_disk_path(struct vm_config *cfg, unsigned i, const char *path,
 			    const char *format);

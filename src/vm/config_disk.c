@@ -194,6 +194,12 @@ const char *vm_config_disk_format(const struct vm_config *cfg, unsigned i)
 	return i < cfg->ndisks ? cfg->disk[i].format : NULL;
 }
 
+bool vm_config_disk_readonly(const struct vm_config *cfg, unsigned i)
+{
+	return i < cfg->ndisks &&
+	       (cfg->disk[i].readonly || cfg->disk[i].snapshot);
+}
+
 int vm_config_set_disk_path(struct vm_config *cfg, unsigned i, const char *path,
 			    const char *format)
 {
