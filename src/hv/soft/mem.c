@@ -39,28 +39,6 @@ typedef uint64_t __attribute__((aligned(1))) u64g;
 
 /* -- slots ---------------------------------------------------------------- */
 
-struct soft_slot *phys_slot(struct soft_vm *vm, uint64_t gpa)
-{
-	for (unsigned i = 0; i < vm->nslots; i++)
-		if (gpa - vm->slot[i].gpa < vm->slot[i].size)
-			return &vm->slot[i];
-	return NULL;
-}
-
-void *phys_ptr(struct soft_vm *vm, uint64_t gpa, size_t n)
-{
-	struct soft_slot *s = phys_slot(vm, gpa);
-
-	if (!s || n > s->size - (gpa - s->gpa))
-		return NULL;
-	return s->host + (gpa - s->gpa);
-}
-
-static struct soft_page *page_of(struct soft_slot *s, uint64_t gpa)
-{
-	return &s->pages[(gpa - s->gpa) >> 12];
-}
-
 static void mark_dirty(struct soft_slot *s, uint64_t gpa)
 {
 	uint64_t n = (gpa - s->gpa) >> 12;
@@ -199,30 +177,6 @@ void cpu_unpark(struct cpu *c)
 }
 
 /* -- TLB ------------------------------------------------------------------ */
-
-/*
- * A tag that no address reaches through its own entry: entry i is only looked
- * up by addresses with i in bits 12 and up, and this has not.  Where it can
- * be it is 0, as in entries that were never used.
- */
-static uint64_t tag_none(unsigned i)
-{
-	return i ? 0 : 0x1000;
-}
-
-static void mark(struct tlb_marks *k, unsigned i, bool global)
-{
-	unsigned w = i / 64;
-
-	k->words[w / 64] |= BIT(w % 64);
-	k->used[w] |= BIT(i % 64);
-	if (global) {
-		k->local[w] &= ~BIT(i % 64);
-	} else {
-		k->local_words[w / 64] |= BIT(w % 64);
-		k->local[w] |= BIT(i % 64);
-	}
-}
 
 static void slot_clear(struct cpu *c, unsigned mmu, unsigned table, unsigned i)
 {
@@ -382,7 +336,7 @@ static void unpark(struct cpu *c, const struct park *p)
 			c->xtab[m][i] = p->saved[k].e.tag;
 		else
 			c->tlb[m].e[t][i] = p->saved[k].e;
-		mark(&c->marks[m][t], i, false);
+		tlb_mark(&c->marks[m][t], i, false);
 	}
 }
 
@@ -406,18 +360,6 @@ void tlb_switch(struct cpu *c, unsigned from, unsigned to, bool keep)
 }
 
 /* -- single pages --------------------------------------------------------- */
-
-static void large_note(struct cpu *c, uint64_t va, unsigned shift, bool global)
-{
-	uint64_t lo = va & ~(BIT(shift) - 1), hi = lo | (BIT(shift) - 1);
-	struct large_range *r = &c->large[va >> 63][!global];
-
-	if (!r->hi)
-		*r = (struct large_range){ .lo = lo, .hi = hi };
-	r->lo = MIN(r->lo, lo);
-	r->hi = MAX(r->hi, hi);
-	r->giant |= shift > 21;
-}
 
 static bool in_range(const struct large_range *r, uint64_t va)
 {
@@ -482,23 +424,6 @@ static void protect_park(struct park *p, const uint8_t *host)
 			p->saved[k].e.tag = tag_none(p->saved[k].slot);
 }
 
-#define SLOTS_MANY (~0ull)
-
-/* Before a TLB holds the page writable in this slot. */
-static void slot_note(struct soft_page *p, unsigned i)
-{
-	uint64_t old = atomic_load(&p->slots), new;
-
-	do {
-		for (unsigned n = 0; n < 64; n += 16)
-			if ((uint16_t)(old >> n) == i + 1)
-				return;
-		if (old == SLOTS_MANY)
-			return;
-		new = old >> 48 ? SLOTS_MANY : old << 16 | (i + 1);
-	} while (!atomic_compare_exchange_weak(&p->slots, &old, new));
-}
-
 static void protect_everywhere(struct cpu *c, unsigned m, const uint8_t *host)
 {
 	struct tlb_marks *k = &c->marks[m][TLB_WRITE];
@@ -544,13 +469,6 @@ static void tlb_flush_all(struct soft_vm *vm)
 
 /* -- translation ---------------------------------------------------------- */
 
-struct where {
-	uint64_t gpa;
-	uint8_t *host; /* NULL: no memory there */
-	struct soft_slot *slot;
-	bool global;
-};
-
 static unsigned mmu_of(const struct cpu *c, unsigned seg)
 {
 	return seg == SEG_SYS ? MMU_KERNEL : c->mmu;
@@ -568,23 +486,7 @@ static void check_canonical(struct cpu *c, unsigned seg, uint64_t lin)
 	x86_fault(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
 }
 
-static bool is_apic(const struct cpu *c, uint64_t gpa)
-{
-	return (gpa & ~0xfffull) == (c->apic_base & 0xfffffffff000ull) &&
-	       (c->apic_base & 0xc00) == 0x800;
-}
-
 /* -- data and port breakpoints -------------------------------------------- */
-
-static bool break_type(const struct cpu *c, unsigned i, unsigned *type,
-		       unsigned *len)
-{
-	static const uint8_t lens[] = { 1, 2, 8, 4 };
-
-	*type = (unsigned)(c->dr7 >> (16 + 4 * i)) & 3;
-	*len = lens[c->dr7 >> (18 + 4 * i) & 3];
-	return c->dr7 >> (2 * i) & 3;
-}
 
 void watch_update(struct cpu *c)
 {
@@ -597,18 +499,6 @@ void watch_update(struct cpu *c)
 			c->watch = true;
 	if (was || c->watch)
 		tlb_flush(c, true);
-}
-
-static bool page_watched(const struct cpu *c, uint64_t lin)
-{
-	unsigned type, len;
-
-	/* A breakpoint is aligned to its length. */
-	for (unsigned i = 0; i < 4; i++)
-		if (break_type(c, i, &type, &len) && type & 1 &&
-		    !((c->dr[i] ^ lin) & ~0xfffull))
-			return true;
-	return false;
 }
 
 /* types: bit t for breakpoints of type t */
@@ -637,46 +527,6 @@ static inline void port_note(struct cpu *c, uint16_t port, unsigned n)
 {
 	if (unlikely(c->dr7 & 0xff) && c->cr4 & CR4_DE)
 		break_note(c, 1 << 2, port, n);
-}
-
-static void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
-		     const struct walk *w, struct where *at)
-{
-	unsigned i = (lin >> 12) & (TLB_SIZE - 1);
-	struct tlb_entry *r = &c->tlb[mmu].e[TLB_READ][i];
-	struct tlb_entry *wr = &c->tlb[mmu].e[TLB_WRITE][i];
-	uint64_t page = lin & ~0xfffull, none = tag_none(i);
-	uint64_t host = (uintptr_t)at->host - (lin & 0xfff);
-
-	c->stats.tlb_misses++;
-	if (w->page_shift > 12)
-		large_note(c, lin, w->page_shift, w->global);
-	/* What is known of the page may have changed. */
-	if (r->tag == page)
-		r->tag = none;
-	if (wr->tag == page)
-		wr->tag = none;
-	if (unlikely(mmu == MMU_USER_AC || (c->watch && page_watched(c, lin))))
-		return;
-	/* The other table only where nothing is lost. */
-	if (w->readable && (acc == ACC_READ || r->tag == none)) {
-		*r = (struct tlb_entry){ page, host };
-		mark(&c->marks[mmu][TLB_READ], i, w->global);
-	}
-	if (w->writable && at->slot->flags & HV_MEM_WRITE &&
-	    (acc == ACC_WRITE || wr->tag == none)) {
-		struct soft_page *p = page_of(at->slot, at->gpa);
-		uint64_t n = (at->gpa - at->slot->gpa) >> 12;
-
-		if (at->slot->dirty &&
-		    !(atomic_load(&at->slot->dirty[n / 64]) & BIT(n % 64)))
-			return;
-		slot_note(p, i);
-		if (!(atomic_fetch_or(&p->state, PAGE_WMAP) & PAGE_CODE)) {
-			*wr = (struct tlb_entry){ page, host };
-			mark(&c->marks[mmu][TLB_WRITE], i, w->global);
-		}
-	}
 }
 
 /* Where an access inside one page goes; faults. */
@@ -1070,7 +920,7 @@ static void xtab_fill(struct cpu *c, uint64_t lin, const struct where *at)
 	if (!at->slot || at->gpa >> XTAB_GPA_BITS)
 		return;
 	c->xtab[c->mmu][n] = xtab_id(lin, at->gpa);
-	mark(&c->marks[c->mmu][TLB_EXEC], n, at->global);
+	tlb_mark(&c->marks[c->mmu][TLB_EXEC], n, at->global);
 }
 
 bool code_at(struct cpu *c, uint64_t lin, struct code_page *out)

@@ -14,6 +14,65 @@ struct code_page {
 	struct soft_page *page;
 };
 
+/* Where an access inside one page goes. */
+struct where {
+	uint64_t gpa;
+	uint8_t *host; /* NULL: no memory there */
+	struct soft_slot *slot;
+	bool global;
+};
+
+static inline struct soft_page *page_of(struct soft_slot *s, uint64_t gpa)
+{
+	return &s->pages[(gpa - s->gpa) >> 12];
+}
+
+/*
+ * A tag that no address reaches through its own entry: entry i is only looked
+ * up by addresses with i in bits 12 and up, and this has not.  Where it can
+ * be it is 0, as in entries that were never used.
+ */
+static inline uint64_t tag_none(unsigned i)
+{
+	return i ? 0 : 0x1000;
+}
+
+static inline bool is_apic(const struct cpu *c, uint64_t gpa)
+{
+	return (gpa & ~0xfffull) == (c->apic_base & 0xfffffffff000ull) &&
+	       (c->apic_base & 0xc00) == 0x800;
+}
+
+static inline bool break_type(const struct cpu *c, unsigned i, unsigned *type,
+			      unsigned *len)
+{
+	static const uint8_t lens[] = { 1, 2, 8, 4 };
+
+	*type = (unsigned)(c->dr7 >> (16 + 4 * i)) & 3;
+	*len = lens[c->dr7 >> (18 + 4 * i) & 3];
+	return c->dr7 >> (2 * i) & 3;
+}
+
+/* A data breakpoint is on the page. */
+bool page_watched(const struct cpu *c, uint64_t lin);
+
+/* -- fill.c --------------------------------------------------------------- */
+
+/* Of struct soft_page.slots: they are not known one by one. */
+#define SLOTS_MANY (~0ull)
+
+void tlb_mark(struct tlb_marks *k, unsigned i, bool global);
+void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
+	      const struct walk *w, struct where *at);
+/*
+ * For translated code, of an access in MMU mode table / 2, a write when table
+ * is odd: an entry for lin, when that is all that lacks.  False when the access
+ * would fault, or change the page tables, or is none of ordinary memory.
+ */
+bool tlb_refill(struct cpu *c, uint64_t lin, unsigned table);
+
+/* -- mem.c ---------------------------------------------------------------- */
+
 /* Translate for execution; faults.  false: no memory there. */
 bool code_at(struct cpu *c, uint64_t lin, struct code_page *out);
 /* No TLB holds the page writable any more.  May stop the world. */

@@ -638,6 +638,9 @@ struct walk {
 /* Raises #PF, or returns the translation with A (and D for writes) set. */
 void page_walk(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 	       struct walk *out);
+/* The same in long mode when nothing is raised and no entry changes, or false */
+bool page_probe(struct cpu *c, uint64_t va, int acc, unsigned mmu,
+		struct walk *out);
 
 /* -- x86 parts ------------------------------------------------------------ */
 

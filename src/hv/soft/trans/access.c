@@ -4,8 +4,9 @@
  *
  * An access is six instructions: T1 = index of the TLB entry, T0 ^= its tag,
  * and when T0 is an offset that leaves room for the operand in the page, T1 =
- * the host's page.  Everything else (another page, a device, a page with
- * code, a crossing, a misaligned SSE operand) goes to the interpreter.
+ * the host's page.  When the TLB only lacks the page it is filled, and the
+ * lookup begins again.  Everything else (a device, a page with code, a fault,
+ * a crossing, a misaligned SSE operand) goes to the interpreter.
  */
 #include "hv/soft/trans/trans.h"
 
@@ -147,15 +148,19 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 		 bool aligned)
 {
 	struct emit *e = &x->e;
+	struct cold miss = { .retry = e->p,
+			     .table = (uint8_t)miss_table(x->mmu, write) };
 	uint32_t host = emit_probe(x, write);
 
+	miss.site = insn_site(x, ti);
 	if (aligned) {
 		E(e, 0x48, 0xa9); /* test rax, */
 		e4(e, ~(0xfffu & ~(size - 1)));
-		cold_add(x, e_jcc(e, CC_NE), insn_site(x, ti));
+		miss.at = e_jcc(e, CC_NE);
 	} else {
-		cold_add(x, emit_unless_room(x, size), insn_site(x, ti));
+		miss.at = emit_unless_room(x, size);
 	}
+	x->cold[x->ncold++] = miss;
 	e_gs_base(e, 0x8b, T1, T1, host);
 }
 

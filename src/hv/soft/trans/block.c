@@ -574,15 +574,35 @@ static void emit_head(struct tctx *x)
 	cold_add(x, e_jcc(e, CC_NE), here);
 }
 
+/* Laid out as stub_site() does.  Behind the call: the way to the lookup. */
+static void stub_miss(struct tctx *x, const struct cold *miss)
+{
+	struct emit *e = &x->e;
+	uint8_t *at;
+
+	reloc_add(x, RELOC_STUB, e->p);
+	e_gs_imm(e, GS(tr.site), miss->site);
+	at = e_call(e);
+	e4(e, 0);
+	if (e->full)
+		return;
+	e_aim(at, x->t->thunk_miss[miss->table]);
+	aim(x, e->p - 4, miss->retry);
+}
+
 static void emit_stubs(struct tctx *x)
 {
 	for (unsigned n = 0; n < x->ncold; n++) {
-		struct site *s = &x->t->site[x->cold[n].site];
+		const struct cold *cold = &x->cold[n];
+		struct site *s = &x->t->site[cold->site];
 
 		if (s->type == SITE_CHAIN)
 			s->resume = trans_place(x->t, x->e.p);
-		aim(x, x->cold[n].at, x->e.p);
-		stub_site(x, x->cold[n].site);
+		aim(x, cold->at, x->e.p);
+		if (cold->retry)
+			stub_miss(x, cold);
+		else
+			stub_site(x, cold->site);
 	}
 }
 

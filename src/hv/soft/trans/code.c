@@ -220,6 +220,76 @@ static void emit_indirect_thunk(struct trans *t, struct emit *e)
 	e_aim(miss, e->p);
 }
 
+/* What C code may change of the registers that hold the guest's. */
+static const uint8_t clobbered[] = { H_RCX, H_RDX, H_RSI, H_RDI,
+				     H_R8,  H_R9,  H_R10, H_R11 };
+
+static void push(struct emit *e, unsigned reg)
+{
+	if (reg > 7)
+		e1(e, 0x41);
+	e1(e, (uint8_t)(0x50 | (reg & 7)));
+}
+
+static void pop(struct emit *e, unsigned reg)
+{
+	if (reg > 7)
+		e1(e, 0x41);
+	e1(e, (uint8_t)(0x58 | (reg & 7)));
+}
+
+/*
+ * Behind the call in a stub_miss(): T0 is the address, T1 the table.  The
+ * registers are what they are, not always the guest's that they mostly hold.
+ */
+static void emit_refill(struct trans *t, struct emit *e)
+{
+	unsigned n = ARRAY_SIZE(clobbered);
+	uint8_t *none;
+
+	for (unsigned i = 0; i < n; i++)
+		push(e, clobbered[i]);
+	push(e, T0); /* now the stack is aligned */
+	e_gs_load(e, H_RDI, GS(tr.self));
+	e_mov(e, H_RSI, T0);
+	E(e, 0x44, 0x89, 0xfa); /* mov edx, r15d */
+	e_imm(e, H_RAX, (uintptr_t)tlb_refill);
+	E(e, 0xff, 0xd0);	      /* call rax */
+	E(e, 0x44, 0x0f, 0xb6, 0xf8); /* movzx r15d, al */
+	pop(e, T0);
+	while (n--)
+		pop(e, clobbered[n]);
+	E(e, 0x45, 0x85, 0xff); /* test r15d, r15d */
+	pop(e, T1);
+	none = e_jcc(e, CC_E);
+	push(e, T0);
+	E(e, 0x49, 0x63, 0x07); /* movsxd rax, dword [r15] */
+	e_op_mem(e, 0x8d, T1, T1, T0, 0, 4);
+	pop(e, T0);
+	E(e, 0x41, 0xff, 0xe7); /* jmp r15 */
+	e_aim(none, t->thunk_site);
+}
+
+static void emit_miss_thunks(struct trans *t, struct emit *e)
+{
+	uint8_t *refill = e->p;
+
+	emit_refill(t, e);
+	for (unsigned m = 0; m < MMU_COUNT; m++)
+		for (unsigned w = 0; w < 2; w++) {
+			t->thunk_miss[miss_table(m, w)] = e->p;
+			/* The lookup has left the index of the entry. */
+			e_gs_base(e, 0x33, T0, T1,
+				  GS(tlb) + m * (uint32_t)sizeof(struct tlb) +
+					  w * (uint32_t)sizeof(
+						      struct tlb_entry
+							      [TLB_SIZE]) +
+					  TLB_TAG);
+			e_imm(e, T1, miss_table(m, w));
+			e_jmp_to(e, refill);
+		}
+}
+
 static void emit_thunks(struct trans *t)
 {
 	struct emit em = { t->rw, t->rw + CODE_SIZE, false }, *e = &em;
@@ -255,6 +325,7 @@ static void emit_thunks(struct trans *t)
 	e_aim(out, e->p);
 	E(e, 0x48, 0x83, 0xc4, 0x08);
 	E(e, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3);
+	emit_miss_thunks(t, e);
 	t->near.start = t->near.used =
 		t->rw + ALIGN_UP((size_t)(e->p - t->rw), 64);
 	t->copies.near.start = t->rw + NEAR_ORIGINALS;

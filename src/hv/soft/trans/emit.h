@@ -225,10 +225,17 @@ static inline void e_imm(struct emit *e, unsigned reg, uint64_t v)
 	}
 }
 
-/* jmp/jcc rel32: where the distance is written is the result */
+/* jmp/call/jcc rel32: where the distance is written is the result */
 static inline uint8_t *e_jmp(struct emit *e)
 {
 	e1(e, 0xe9);
+	e4(e, 0);
+	return e->p - 4;
+}
+
+static inline uint8_t *e_call(struct emit *e)
+{
+	e1(e, 0xe8);
 	e4(e, 0);
 	return e->p - 4;
 }

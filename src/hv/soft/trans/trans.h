@@ -19,6 +19,8 @@
  * A site is a place where translated code turns to C: site.type says why.
  * All of them go through one thunk, which stores the registers, calls
  * trans_site() and goes on where that says.  C code may longjmp out of it.
+ * Before that a miss of the TLB calls tlb_refill(), and looks again when there
+ * is an entry then; for this hardly anything has to be stored.
  *
  * All of this belongs to one vCPU; nothing is shared but the soft_page.
  */
@@ -164,6 +166,7 @@ struct trans {
 	struct block *cold;   /* what it found not to be hot yet */
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
+	uint8_t *thunk_miss[MMU_COUNT * 2]; /* see miss_table() */
 	struct tinsn *scratch;
 	uint32_t punts[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
@@ -251,10 +254,13 @@ enum { MAX_GROUPS = 16 };
 struct cold {
 	uint8_t *at; /* rel32 to aim at the stub */
 	unsigned site;
+	/* A lookup that missed: which table, where it begins, else NULL. */
+	uint8_t *retry;
+	uint8_t table;
 };
 
 enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 2 };
-enum { MAX_BLOCK_RELOCS = 3 * MAX_COLD };
+enum { MAX_BLOCK_RELOCS = 4 * MAX_COLD };
 
 /* A conditional exit that saves the flags when it is taken. */
 struct leave {
@@ -305,7 +311,13 @@ static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 
 static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)
 {
-	x->cold[x->ncold++] = (struct cold){ at, site };
+	x->cold[x->ncold++] = (struct cold){ .at = at, .site = site };
+}
+
+/* The tables of the TLB, with one number for each. */
+static inline unsigned miss_table(unsigned mmu, bool write)
+{
+	return mmu * 2 + write;
 }
 
 /* at: in the code that was just written */

@@ -176,3 +176,43 @@ void page_walk(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 	while (!walk_once(c, va, acc, mmu, out))
 		;
 }
+
+bool page_probe(struct cpu *c, uint64_t va, int acc, unsigned mmu,
+		struct walk *out)
+{
+	uint64_t want = PTE_P | PTE_A, table = c->cr3 & 0x000ffffffffff000ull;
+	struct rights r = { true, true, true };
+	unsigned level = 3;
+	uint64_t e;
+
+	if (!(c->efer & EFER_LMA) || mmu == MMU_USER_AC ||
+	    (uint64_t)((int64_t)(va << 16) >> 16) != va)
+		return false;
+	for (;; level--) {
+		unsigned shift = 12 + 9 * level;
+		void *p = phys_ptr(c->vm, table + (va >> shift & 511) * 8, 8);
+		bool large;
+
+		e = p ? entry_read(p, true) : 0;
+		large = (level == 1 || level == 2) && e & PTE_PS;
+		if ((e & want) != want || e & reserved(c, true, level, large))
+			return false;
+		r.w &= !!(e & PTE_W);
+		r.u &= !!(e & PTE_U);
+		r.x &= !(e & PTE_NX);
+		table = e & 0x000ffffffffff000ull;
+		if (!large && level)
+			continue;
+		out->page_shift = (uint8_t)shift;
+		out->gpa =
+			(table & ~(BIT(shift) - 1)) | (va & (BIT(shift) - 1));
+		break;
+	}
+	if (!may(c, &r, acc, mmu) || (acc == ACC_WRITE && !(e & PTE_D)))
+		return false;
+	out->readable = may(c, &r, ACC_READ, mmu);
+	out->writable = e & PTE_D && may(c, &r, ACC_WRITE, mmu);
+	out->executable = may(c, &r, ACC_EXEC, mmu);
+	out->global = e & PTE_G && c->cr4 & CR4_PGE;
+	return true;
+}
