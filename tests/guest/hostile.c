@@ -539,6 +539,62 @@ static void want_window(struct bare *g, unsigned n)
 	hv_vcpu_want_window(g->cpu, true);
 }
 
+/* Hot system calls, with flags, whose MSRs change on the way. */
+#define WRMSR(index, low, high) \
+	"mov $" #index ", %ecx\n mov $" #low ", %eax\n" \
+	"mov $" #high ", %edx\n wrmsr\n"
+PAYLOAD(gates, 64,
+	"mov $0xc0000080, %ecx\n rdmsr\n or $1, %eax\n wrmsr\n" WRMSR(
+		0xc0000081, 0, 0x180008)
+		WRMSR(0xc0000084, 0x257fd5,
+		      0) "mov $0xc0000082, %ecx\n xor %edx, %edx\n lea 5f(%rip), %rax\n"
+			 "wrmsr\n xor %ebx, %ebx\n mov $90, %ebp\n"
+			 "1: mov %ebp, %r11d\n and $0x8d5, %r11d\n or $2, %r11d\n"
+			 "cmp $15, %ebp\n jne 2f\n or $0x44000, %r11d\n" /* NT, AC */
+			 "2: lea 4f(%rip), %rcx\n cmp $3, %ebp\n sysretq\n"
+			 "4: adc $1, %ebx\n cmp $30, %ebp\n mov %cs, %r8d\n mov %ss, %r9d\n"
+			 "syscall\n"
+			 "6: add $7, %ebx\n"
+			 "5: pushfq\n pop %rax\n and $~0x4000, %eax\n push %rax\n popfq\n"
+			 "adc %r11d, %ebx\n rol $3, %ebx\n adc %eax, %ebx\n add %ecx, %ebx\n"
+			 "mov %cs, %eax\n add %eax, %ebx\n mov %ss, %eax\n add %eax, %ebx\n"
+			 "add %r8d, %ebx\n rol $5, %ebx\n add %r9d, %ebx\n"
+			 "cmp $25, %ebp\n jne 7f\n" /* another entry */
+			 "mov $0xc0000082, %ecx\n xor %edx, %edx\n lea 6b(%rip), %rax\n"
+			 "wrmsr\n"
+			 "7: cmp $20, %ebp\n jne 7f\n" /* flags stay, other selectors */
+	WRMSR(0xc0000084, 0, 0) WRMSR(
+		0xc0000081, 0,
+		0x280008) "7: dec %ebp\n jnz 1b\n mov %ebx, %eax\n" SHOW
+			  "mov $1, %rcx\n ror $1, %rcx\n mov $2, %r11d\n sysretq\n");
+/* SYSRET, when there is none any more. */
+PAYLOAD(gate_closed, 64,
+	"mov $0xc0000080, %ecx\n rdmsr\n or $1, %eax\n wrmsr\n" WRMSR(
+		0xc0000081, 0,
+		0x180008) "mov $0xc0000082, %ecx\n xor %edx, %edx\n lea 5f(%rip), %rax\n"
+			  "wrmsr\n mov $60, %ebp\n"
+			  "1: mov $2, %r11d\n lea 4f(%rip), %rcx\n sysretq\n"
+			  "4: syscall\n"
+			  "5: dec %ebp\n cmp $10, %ebp\n jne 1b\n"
+			  "mov $0xc0000080, %ecx\n rdmsr\n and $~1, %eax\n wrmsr\n"
+			  "mov %ebp, %eax\n" SHOW "jmp 1b\n");
+/* Without FPU from now on, also behind a STAC that is hot. */
+PAYLOAD(access_no_fpu, 64,
+	"mov %cr4, %rax\n or $0x200000, %eax\n mov %rax, %cr4\n"
+	"xor %ebx, %ebx\n mov $60, %ebp\n lea 9f(%rip), %rsi\n"
+	"1: stac\n call *%rsi\n clac\n cmp $20, %ebp\n jne 2f\n"
+	"mov %ebx, %eax\n" SHOW
+	"mov %cr0, %rax\n or $8, %eax\n mov %rax, %cr0\n"
+	"2: dec %ebp\n jnz 1b\n mov %ebx, %eax\n" SHOW END_OF
+	"9: inc %ebx\n pxor %xmm0, %xmm0\n ret\n");
+
+static void system_pages(struct bare *g)
+{
+	fine_pages(g);
+	for (unsigned k = 0; k < 512; k++)
+		put64(g, PT0 + k * 8, (uint64_t)k << 12 | 3);
+}
+
 #define P(name) #name, name, name##_end
 static const struct program programs[] = {
 	{ P(middle), .n = 1, .value = { 30 * 17 }, .last = END },
@@ -603,6 +659,10 @@ static const struct program programs[] = {
 	  .value = { 600, 1200, 1800, 2400 }, .last = END },
 	{ P(device_writes), .at_out = write_code, .n = 6,
 	  .value = { 50, 150, 300, 500, 750, 1050 }, .last = END },
+	{ P(gates), .n = 1, .last = FAULT + 13 },
+	{ P(gate_closed), .n = 1, .value = { 10 }, .last = FAULT + 6 },
+	{ P(access_no_fpu), system_pages, .n = 1, .value = { 41 },
+	  .last = FAULT + 7 },
 	{ P(window), .at_out = want_window, .n = 1,
 	  .last = EXIT | HV_EXIT_IRQ_WINDOW },
 	{ P(window_iret), .at_out = want_window, .n = 1,

@@ -152,3 +152,21 @@ bool tlb_refill(struct cpu *c, uint64_t lin, unsigned table)
 	tlb_fill(c, mmu, lin, acc, &w, &at);
 	return !((lin ^ *tag) & ~0xfffull);
 }
+
+bool xtab_refill(struct cpu *c, uint64_t id)
+{
+	uint64_t lin = (uint64_t)((int64_t)id >> 28) << 12;
+	unsigned n = xtab_slot(lin);
+	struct walk w;
+
+	if (!page_probe(c, lin, ACC_EXEC, c->mmu, &w) ||
+	    w.gpa >> XTAB_GPA_BITS || xtab_id(lin, w.gpa) != id ||
+	    is_apic(c, w.gpa) || !phys_slot(c->vm, w.gpa))
+		return false;
+	c->stats.tlb_misses++;
+	if (w.page_shift > 12)
+		large_note(c, lin, w.page_shift, w.global);
+	c->xtab[c->mmu][n] = id;
+	tlb_mark(&c->marks[c->mmu][TLB_EXEC], n, w.global);
+	return true;
+}

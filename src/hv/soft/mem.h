@@ -70,6 +70,8 @@ void tlb_fill(struct cpu *c, unsigned mmu, uint64_t lin, int acc,
  * would fault, or change the page tables, or is none of ordinary memory.
  */
 bool tlb_refill(struct cpu *c, uint64_t lin, unsigned table);
+/* The same of c->xtab: true when what id stands for may be executed there. */
+bool xtab_refill(struct cpu *c, uint64_t id);
 
 /* -- mem.c ---------------------------------------------------------------- */
 

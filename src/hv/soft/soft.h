@@ -434,9 +434,10 @@ struct cpu {
 	/* Derived, by cpu_update_mode(): */
 	enum cpu_mode mode;
 	uint8_t cpl;
-	uint8_t mmu;	   /* MMU_* of ordinary accesses */
-	bool flat;	   /* 64-bit, or DS ES SS are 0..4G */
-	uint32_t mode_key; /* all that decoding and binding depend on */
+	uint8_t mmu;	     /* MMU_* of ordinary accesses */
+	bool flat;	     /* 64-bit, or DS ES SS are 0..4G */
+	uint32_t mode_key;   /* all that decoding and binding depend on */
+#define MODE_KEY_CPL 0x6008u /* its bits that only the ring decides */
 
 	/* XSAVE standard format: legacy 512, header 64, YMM high at 576. */
 	uint8_t fpu[1024] __attribute__((aligned(64)));
@@ -524,7 +525,8 @@ struct cpu {
 		uint64_t group[16]; /* trans/group.c */
 		uint64_t lent[2];   /* host registers: trans/insn.c */
 		uint32_t site, host_mxcsr;
-		uint16_t flags; /* AH of LAHF, and OF in bit 0 */
+		uint32_t itab_key[MMU_COUNT]; /* trans_key() of itab's code */
+		uint16_t flags;		      /* AH of LAHF, and OF in bit 0 */
 		uint8_t vector[64] __attribute__((aligned(32)));
 		/* Pairs: the thunks look at both of one at once. */
 		uint8_t vec_loaded, x87_loaded;

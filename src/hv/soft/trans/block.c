@@ -458,6 +458,8 @@ static void emit_version(struct tctx *x, unsigned from, bool goes_on)
 		if (ender && plain_branch(&ti->d.i) &&
 		    emit_flow(x, ti, &ends)) {
 			/* done */
+		} else if (ender && emit_gate(x, ti)) {
+			ends = true;
 		} else if (ender) {
 			emit_interp(x, ti, true);
 			ends = true;
@@ -531,14 +533,17 @@ static void emit_want(struct tctx *x, uint32_t loaded, enum site_type type)
 
 /* Compare the page's identity with what may be executed there now. */
 static void emit_page_check(struct tctx *x, uint64_t lin, uint64_t gpa,
-			    enum reloc_kind slot)
+			    enum reloc_kind slot, unsigned here)
 {
 	struct emit *e = &x->e;
+	struct cold miss = { .site = here, .retry = e->p, .table = MISS_EXEC };
 
 	emit_place(x, T0, xtab_id(lin, gpa), RELOC_ID);
 	e_gs(e, 1, 0x39, T0,
 	     GS(xtab) + (x->mmu * XTAB_SIZE + xtab_slot(lin)) * 8);
 	reloc_add(x, slot, e->p - 4);
+	miss.at = e_jcc(e, CC_NE);
+	x->cold[x->ncold++] = miss;
 }
 
 static void emit_head(struct tctx *x)
@@ -553,14 +558,12 @@ static void emit_head(struct tctx *x)
 	stub_site(x, here);
 	change_area(x);
 	tb->checked = e->p;
-	emit_page_check(x, tb->lin, tb->gpa, RELOC_SLOT);
-	cold_add(x, e_jcc(e, CC_NE), here);
+	emit_page_check(x, tb->lin, tb->gpa, RELOC_SLOT, here);
 	tb->entry = e->p;
 	if (x->second) {
 		uint64_t lin = (tb->lin | 0xfff) + 1;
 
-		emit_page_check(x, lin, x->second->gpa, RELOC_SLOT_2);
-		cold_add(x, e_jcc(e, CC_NE), here);
+		emit_page_check(x, lin, x->second->gpa, RELOC_SLOT_2, here);
 	}
 	if (x->vec)
 		emit_want(x, GS(tr.vec_loaded), SITE_VEC);

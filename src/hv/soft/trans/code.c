@@ -239,10 +239,10 @@ static void pop(struct emit *e, unsigned reg)
 }
 
 /*
- * Behind the call in a stub_miss(): T0 is the address, T1 the table.  The
- * registers are what they are, not always the guest's that they mostly hold.
+ * Behind the call in a stub_miss(): T0 and T1 are what fn gets.  The registers
+ * are what they are, not always the guest's that they mostly hold.
  */
-static void emit_refill(struct trans *t, struct emit *e)
+static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn)
 {
 	unsigned n = ARRAY_SIZE(clobbered);
 	uint8_t *none;
@@ -253,7 +253,7 @@ static void emit_refill(struct trans *t, struct emit *e)
 	e_gs_load(e, H_RDI, GS(tr.self));
 	e_mov(e, H_RSI, T0);
 	E(e, 0x44, 0x89, 0xfa); /* mov edx, r15d */
-	e_imm(e, H_RAX, (uintptr_t)tlb_refill);
+	e_imm(e, H_RAX, fn);
 	E(e, 0xff, 0xd0);	      /* call rax */
 	E(e, 0x44, 0x0f, 0xb6, 0xf8); /* movzx r15d, al */
 	pop(e, T0);
@@ -274,7 +274,9 @@ static void emit_miss_thunks(struct trans *t, struct emit *e)
 {
 	uint8_t *refill = e->p;
 
-	emit_refill(t, e);
+	emit_refill(t, e, (uintptr_t)tlb_refill);
+	t->thunk_miss[MISS_EXEC] = e->p;
+	emit_refill(t, e, (uintptr_t)xtab_refill);
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		for (unsigned w = 0; w < 2; w++) {
 			t->thunk_miss[miss_table(m, w)] = e->p;
@@ -860,6 +862,26 @@ static bool loop_wanted(const struct cpu *c)
 		atomic_load_explicit(&c->nmi_pending, memory_order_relaxed));
 }
 
+static void itab_rekey(struct cpu *c, unsigned mmu, uint32_t key)
+{
+	key = (key & 0xffffff) | mmu << 24;
+	if (likely(c->tr.itab_key[mmu] == key))
+		return;
+	itab_clear(c, mmu);
+	c->tr.itab_key[mmu] = key;
+}
+
+/*
+ * The tables hold what may run now.  STAC and CLAC change between two of them
+ * in translated code, where nobody looks.
+ */
+static void itab_for(struct cpu *c, uint32_t key)
+{
+	itab_rekey(c, c->mmu, key);
+	if (c->mmu == MMU_KERNEL || c->mmu == MMU_KERNEL_AC)
+		itab_rekey(c, MMU_KERNEL + MMU_KERNEL_AC - c->mmu, key);
+}
+
 /*
  * Where to go on at c->rip, NULL: back to the loop.  chain: a jump that may
  * be aimed at what is found.  look: the table cannot know (its block sent us).
@@ -881,10 +903,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	if (chain && known_cold(t))
 		return NULL;
 	key = trans_key(c);
-	if (t->itab_key[c->mmu] != key) {
-		itab_clear(c, c->mmu);
-		t->itab_key[c->mmu] = key;
-	}
+	itab_for(c, key);
 	it = itab_at(c, lin);
 	if (!chain && !look && it->rip == lin) {
 		flags_in(c);
@@ -910,21 +929,6 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 }
 
 /*
- * A block found that the table of pages has not its page, which mostly has
- * only been flushed.  True: the table has it now, and it is the same.  Faults.
- */
-static bool still_there(struct trans *t, const struct tblock *b)
-{
-	struct cpu *c = t->c;
-	struct code_page p;
-
-	return !b->dead && !loop_wanted(c) &&
-	       !atomic_load_explicit(&c->nstale, memory_order_relaxed) &&
-	       trans_key(c) == b->key && code_at(c, b->lin, &p) &&
-	       p.gpa == b->gpa && second_same(c, b, b->lin);
-}
-
-/*
  * A block sends us to look its address up.  When it was killed, the jumps to
  * it are still aimed there: send them on to what took its place.
  */
@@ -934,10 +938,6 @@ static uint8_t *again(struct trans *t, const struct site *s)
 	struct tblock *old = &t->block[s->of], *b;
 	uint8_t *to;
 
-	if (still_there(t, old)) {
-		flags_in(t->c);
-		return old->entry;
-	}
 	t->found = NULL;
 	to = next(t, NULL, true);
 	b = t->found;

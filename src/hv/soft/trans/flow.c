@@ -7,8 +7,7 @@
  */
 #include "hv/soft/trans/trans.h"
 
-/* T0 is the target.  undo: what to add to rsp if the branch must fault. */
-static void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
+void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 {
 	struct emit *e = &x->e;
 	uint32_t table = GS(itab) + x->mmu * (uint32_t)sizeof(x->c->itab[0]);

@@ -141,6 +141,14 @@ struct area {
 	uint8_t *start, *used, *end; /* start: behind what a flush keeps */
 };
 
+/* The tables that translated code has filled when they lack an entry. */
+enum { MISS_EXEC = MMU_COUNT * 2, MISS_TABLES };
+
+static inline unsigned miss_table(unsigned mmu, bool write)
+{
+	return mmu * 2 + write;
+}
+
 struct trans {
 	struct cpu *c;
 	uint8_t *rw;	 /* code where it is written */
@@ -159,14 +167,13 @@ struct trans {
 	struct tblock *hash[TB_HASH];
 	struct tblock *twins[TB_HASH];
 	struct tlink *by_page[TB_HASH];
-	uint32_t itab_key[MMU_COUNT];
 	bool itab_used[MMU_COUNT];
 	unsigned hot;
 	struct tblock *found; /* by the last find() */
 	struct block *cold;   /* what it found not to be hot yet */
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
-	uint8_t *thunk_miss[MMU_COUNT * 2]; /* see miss_table() */
+	uint8_t *thunk_miss[MISS_TABLES];
 	struct tinsn *scratch;
 	uint32_t punts[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
@@ -254,7 +261,7 @@ enum { MAX_GROUPS = 16 };
 struct cold {
 	uint8_t *at; /* rel32 to aim at the stub */
 	unsigned site;
-	/* A lookup that missed: which table, where it begins, else NULL. */
+	/* A lookup that missed: miss_table(), where it begins, else NULL. */
 	uint8_t *retry;
 	uint8_t table;
 };
@@ -312,12 +319,6 @@ static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)
 {
 	x->cold[x->ncold++] = (struct cold){ .at = at, .site = site };
-}
-
-/* The tables of the TLB, with one number for each. */
-static inline unsigned miss_table(unsigned mmu, bool write)
-{
-	return mmu * 2 + write;
 }
 
 /* at: in the code that was just written */
@@ -455,6 +456,11 @@ void emit_x87_load(struct emit *e);
 void emit_x87_store(struct emit *e);
 /* No exception can be raised or is pending. */
 bool x87_ready(const struct cpu *c);
+
+/* flow.c: go to T0; undo: what to add to rsp if the branch must fault */
+void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo);
+/* gate.c: a system call or its return; false: interpret it */
+bool emit_gate(struct tctx *x, struct tinsn *ti);
 
 /* group.c */
 void group_plan(struct tctx *x);
