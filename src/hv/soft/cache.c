@@ -18,9 +18,15 @@
 
 enum {
 	ARENA_SIZE = 12 << 20, /* bytes per vCPU */
+	/*
+	 * What the tables grow to with the number of blocks: a guest that
+	 * does little, as a clone that waits, touches little of ours.
+	 */
+	HASH_BITS_MIN = 10,
 	HASH_BITS = 17,
 	HASH_SIZE = 1 << HASH_BITS,
-	FRONT_SIZE = 1 << 16,
+	FRONT_BITS = 16,
+	FRONT_SIZE = 1 << FRONT_BITS,
 };
 
 struct front {
@@ -31,9 +37,17 @@ struct front {
 struct block_cache {
 	uint8_t *arena;
 	size_t used;
+	unsigned nblocks, hash_bits;
+	uint64_t front_mask;
 	struct block *hash[HASH_SIZE];
 	struct front front[FRONT_SIZE];
 };
+
+static void set_sizes(struct block_cache *k, unsigned bits)
+{
+	k->hash_bits = bits;
+	k->front_mask = (1ull << MIN(bits + 1, (unsigned)FRONT_BITS)) - 1;
+}
 
 int cache_init(struct cpu *c)
 {
@@ -47,6 +61,7 @@ int cache_init(struct cpu *c)
 		free(k);
 		return -ENOMEM;
 	}
+	set_sizes(k, HASH_BITS_MIN);
 	c->cache = k;
 	return 0;
 }
@@ -68,16 +83,42 @@ void cache_forget(struct cpu *c)
 	/* Tables that were never used are not touched. */
 	if (!k->used)
 		return;
-	memset(k->hash, 0, sizeof(k->hash));
-	memset(k->front, 0, sizeof(k->front));
+	memset(k->hash, 0, sizeof(k->hash[0]) << k->hash_bits);
+	memset(k->front, 0, sizeof(k->front[0]) * (k->front_mask + 1));
 	k->used = 0;
+	k->nblocks = 0;
 }
 
-static unsigned hash_of(uint64_t gpa, uint32_t key)
+static unsigned hash_of(const struct block_cache *k, uint64_t gpa, uint32_t key)
 {
 	uint64_t h = (gpa ^ ((uint64_t)key << 40)) * 0x9e3779b97f4a7c15ull;
 
-	return (unsigned)(h >> (64 - HASH_BITS));
+	return (unsigned)(h >> (64 - k->hash_bits));
+}
+
+/* All blocks find their new chains; those in front are found again. */
+static void grow(struct block_cache *k)
+{
+	struct block *all = NULL;
+
+	for (unsigned i = 0; i < 1u << k->hash_bits; i++)
+		while (k->hash[i]) {
+			struct block *b = k->hash[i];
+
+			k->hash[i] = b->next;
+			b->next = all;
+			all = b;
+		}
+	memset(k->front, 0, sizeof(k->front[0]) * (k->front_mask + 1));
+	set_sizes(k, MIN(k->hash_bits + 2, (unsigned)HASH_BITS));
+	while (all) {
+		struct block *b = all;
+		unsigned h = hash_of(k, b->gpa, b->key);
+
+		all = b->next;
+		b->next = k->hash[h];
+		k->hash[h] = b;
+	}
 }
 
 /* An instruction that runs over the end of its page: its bytes, collected. */
@@ -237,7 +278,7 @@ static bool goes_on(struct cpu *c, uint64_t lin, const struct block *b)
 
 static struct front *front_of(const struct cpu *c, uint64_t lin)
 {
-	return &c->cache->front[(lin ^ (lin >> 16)) & (FRONT_SIZE - 1)];
+	return &c->cache->front[(lin ^ (lin >> 16)) & c->cache->front_mask];
 }
 
 /* Of a block that crosses, more has to be looked at. */
@@ -284,7 +325,9 @@ struct block *cache_find(struct cpu *c)
 	if (!code_at(c, lin, &p))
 		cpu_error(c, "instruction fetch outside memory at %#llx",
 			  (unsigned long long)lin);
-	h = hash_of(p.gpa, c->mode_key);
+	if (k->nblocks >> k->hash_bits && k->hash_bits < HASH_BITS)
+		grow(k);
+	h = hash_of(k, p.gpa, c->mode_key);
 	for (at = &k->hash[h]; (b = *at); at = &b->next)
 		if (b->gpa == p.gpa && b->key == c->mode_key &&
 		    goes_on(c, lin, b))
@@ -306,6 +349,7 @@ struct block *cache_find(struct cpu *c)
 		b = make_block(c, lin, &p);
 		b->next = k->hash[h];
 		k->hash[h] = b;
+		k->nblocks++;
 	}
 	f = front_of(c, lin);
 	f->lin = lin;
