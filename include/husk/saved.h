@@ -84,7 +84,7 @@ struct vm_saved_info {
 	uint64_t memory;      /* bytes */
 	uint64_t memory_used; /* of them, that are not known to be zero */
 	uint64_t file;	      /* length of the file, with its holes */
-	uint64_t saved_at;    /* nanoseconds since 1970 */
+	uint64_t saved_at;    /* ns since 1970, when its time stood still */
 	uint64_t uptime;      /* ns that the guest had run */
 	bool compressed;
 	char id[33]; /* of this save */

@@ -35,5 +35,5 @@ elif [ "$rounds" = 0 ]; then
 		packed:soft
 else
 	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
-		pause:1000 beat:5 "$rounds:soft" 10:soft,interp
+		"$rounds:soft" drift:50 pause:1000 beat:5 10:soft,interp
 fi
