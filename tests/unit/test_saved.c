@@ -17,7 +17,10 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
 
 #include "base/crc32c.h"
 #include "vm/saved/saved.h"
@@ -395,7 +398,7 @@ static void test_save_fails(void **state)
 	signal(SIGXFSZ, SIG_IGN);
 	getrlimit(RLIMIT_FSIZE, &old);
 	small.rlim_max = old.rlim_max;
-	for (; small.rlim_cur < 3000000; small.rlim_cur += 700000) {
+	for (; small.rlim_cur < 3000000; small.rlim_cur += 140000) {
 		setrlimit(RLIMIT_FSIZE, &small);
 		assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL,
 					 &err),
@@ -410,6 +413,112 @@ static void test_save_fails(void **state)
 	assert_int_equal(stat(file, &after), 0);
 	assert_int_equal(before.st_ino, after.st_ino);
 	ends_well(vm);
+}
+
+/* Memory that takes its time to be written. */
+static void fill(struct vm *vm)
+{
+	uint32_t *p = mem_at(&vm->mem, 0x500000, 10 << 20);
+
+	for (uint32_t i = 0, x = 1; i < (10 << 20) / 4; i++)
+		p[i] = x = x * 1664525 + 1013904223;
+}
+
+/* The disk is really full, and a save is tried again when it is not. */
+static int on_a_small_disk(void)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm;
+	char path[64];
+	int fd;
+
+	if (unshare(CLONE_NEWNS | (geteuid() ? CLONE_NEWUSER : 0)) ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("tmpfs", dir, "tmpfs", 0, "size=14m"))
+		return 77;
+	write_kernel();
+	vm = start(false);
+	fill(vm);
+	snprintf(path, sizeof(path), "%s/ballast", dir);
+	fd = open(path, O_CREAT | O_WRONLY, 0600);
+	for (off_t size = 12 << 20; size >= 0; size -= 1 << 20) {
+		unsigned n = files_in(dir);
+		int ret;
+
+		if (ftruncate(fd, 0) || (size && posix_fallocate(fd, 0, size)))
+			return 1;
+		ret = vm_save(vm, file, NULL, NULL, NULL, NULL, &err);
+		if (!ret && size < 4 << 20) {
+			ret = vm_console_write(vm, VM_SERIAL, "x", 1) != 1;
+			vm_destroy(vm);
+			return ret;
+		}
+		if (ret != -ENOSPC || files_in(dir) != n ||
+		    !strstr(err.text, strerror(ENOSPC)) || vm_is_paused(vm))
+			return 2;
+	}
+	return 3;
+}
+
+static void test_full_disk(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		_exit(on_a_small_disk());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* Whoever saves is killed at any moment: the old file stays, or a new one. */
+static void test_killed(void **state)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+	struct vm_saved *saved;
+	unsigned n;
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+	vm_destroy(vm);
+	n = files_in(dir);
+	for (useconds_t us = 1000; us < 60000; us += 3700) {
+		struct vm_save_options o = { .stop = us / 3700 % 2 };
+		int fds[2], status;
+		pid_t pid;
+		char c;
+
+		assert_int_equal(pipe(fds), 0);
+		pid = fork();
+		if (!pid) {
+			close(fds[0]);
+			vm = start(false);
+			fill(vm);
+			if (write(fds[1], "", 1) != 1)
+				_exit(1);
+			for (;;)
+				vm_save(vm, file, &o, NULL, NULL, NULL, NULL);
+		}
+		close(fds[1]);
+		assert_int_equal(read(fds[0], &c, 1), 1);
+		usleep(us);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		/* Until its copier is gone, too, which has the pipe. */
+		assert_int_equal(read(fds[0], &c, 1), 0);
+		close(fds[0]);
+		assert_int_equal(vm_saved_open(file, &saved, &err), 0);
+		assert_int_equal(vm_saved_check(saved, NULL, NULL, &err), 0);
+		vm_saved_close(saved);
+	}
+	/* But for the moment between its name and its place. */
+	assert_in_range(files_in(dir), n, n + 1);
+	vm = restore(file, &err);
+	assert_non_null(vm);
+	vm_destroy(vm);
 }
 
 /* -- damaged files -------------------------------------------------------- */
@@ -603,6 +712,8 @@ int main(void)
 		cmocka_unit_test(test_disk),
 		cmocka_unit_test(test_frozen),
 		cmocka_unit_test(test_save_fails),
+		cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_killed),
 		cmocka_unit_test(test_flipped),
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_hostile),
