@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
+#include <zstd.h>
 
 #include "base/crc32c.h"
 #include "vm/saved/saved.h"
@@ -571,21 +572,27 @@ static void seal(uint8_t *p)
 	h->crc = crc32c(0, h, sizeof(*h));
 }
 
-static void load_image(void)
+static void load_file(const char *path)
 {
-	struct husk_error err = { 0 };
-	struct vm *vm = start(false);
 	struct stat st;
-	int fd;
+	int fd = open(path, O_RDONLY);
 
-	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
-	vm_destroy(vm);
-	fd = open(file, O_RDONLY);
+	assert_true(fd >= 0);
 	fstat(fd, &st);
 	image_len = (size_t)st.st_size;
 	image = malloc(image_len);
 	assert_int_equal(read(fd, image, image_len), image_len);
 	close(fd);
+}
+
+static void load_image(void)
+{
+	struct husk_error err = { 0 };
+	struct vm *vm = start(false);
+
+	assert_int_equal(vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+	vm_destroy(vm);
+	load_file(file);
 	meta_len = ((struct saved_header *)(void *)image)->ram_at;
 }
 
@@ -680,6 +687,114 @@ static void test_hostile(void **state)
 	free(image);
 }
 
+/* -- files of released versions ------------------------------------------- */
+
+static const char *golden_dir;
+
+/* Every kind of device that needs nothing of the host. */
+static struct vm_config *configure_golden(void)
+{
+	static const char *const devices[] = { "virtio-rng", "virtio-balloon",
+					       "virtio-serial,null" };
+	struct vm_config *cfg = configure(true);
+	struct husk_error err = { 0 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(devices); i++)
+		assert_int_equal(vm_config_add_device(cfg, devices[i], &err),
+				 0);
+	assert_int_equal(vm_config_add_share(cfg, "/:root,ro", &err), 0);
+	assert_int_equal(vm_config_add_vsock(cfg, "/tmp/husk-golden", &err), 0);
+	return cfg;
+}
+
+/* A file for the collection, of this version; docs/saved-state.md. */
+static int write_golden(const char *to)
+{
+	const struct vm_save_options packed = { .compress = true,
+						.stop = true };
+	struct husk_error err = { 0 };
+	struct vm_config *cfg = configure_golden();
+	size_t room;
+	struct vm *vm;
+	void *out;
+	int fd;
+
+	vm_config_set_vsock_path(cfg, other);
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	*(uint32_t *)mem_at(&vm->mem, 0x400000, 4) = 21;
+	assert_int_equal(vm_start(vm, &err), 0);
+	usleep(20000);
+	assert_int_equal(vm_save(vm, file, &packed, NULL, NULL, NULL, &err), 0);
+	vm_destroy(vm);
+	vm_config_destroy(cfg);
+	load_file(file);
+	room = ZSTD_compressBound(image_len);
+	out = malloc(room);
+	room = ZSTD_compress(out, room, image, image_len, 19);
+	assert_false(ZSTD_isError(room));
+	fd = open(to, O_CREAT | O_EXCL | O_WRONLY, 0644);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, out, room), room);
+	close(fd);
+	free(out);
+	free(image);
+	return 0;
+}
+
+static void goes_on(const char *path)
+{
+	const struct vm_restore_options force = { .force = true };
+	struct husk_error err = { 0 };
+	struct vm_config *cfg;
+	struct vm_saved *saved;
+	uint64_t size;
+	uint8_t *whole;
+	struct vm *vm;
+
+	load_file(path);
+	size = ZSTD_getFrameContentSize(image, image_len);
+	assert_in_range(size, 4096, 64 << 20);
+	whole = malloc(size);
+	assert_int_equal(ZSTD_decompress(whole, size, image, image_len), size);
+	put_file(whole, size);
+	free(whole);
+	free(image);
+	if (vm_saved_open(other, &saved, &err) ||
+	    vm_saved_check(saved, NULL, NULL, &err) ||
+	    vm_saved_config(saved, &cfg, &err))
+		fail_msg("%s: %s", path, err.text);
+	vm_config_set_disk_path(cfg, 0, disk, "raw");
+	vm_config_set_vsock_path(cfg, file);
+	unlink(file);
+	if (vm_restore(saved, cfg, &force, &vm, &err))
+		fail_msg("%s: %s", path, err.text);
+	vm_saved_close(saved);
+	vm_config_destroy(cfg);
+	assert_int_equal(vm_start(vm, &err), 0);
+	ends_well(vm);
+}
+
+static void test_golden(void **state)
+{
+	DIR *d = golden_dir ? opendir(golden_dir) : NULL;
+	char path[512];
+	struct dirent *e;
+	unsigned n = 0;
+
+	if (!golden_dir)
+		skip();
+	assert_non_null(d);
+	while ((e = readdir(d))) {
+		if (!strstr(e->d_name, ".husk.zst"))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", golden_dir, e->d_name);
+		goes_on(path);
+		n++;
+	}
+	closedir(d);
+	assert_true(n > 0);
+}
+
 static int make_folder(void **state)
 {
 	if (!mkdtemp(dir))
@@ -702,7 +817,7 @@ static int remove_folder(void **state)
 	return rmdir(dir);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pause),
@@ -717,7 +832,12 @@ int main(void)
 		cmocka_unit_test(test_flipped),
 		cmocka_unit_test(test_cut),
 		cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_golden),
 	};
 
+	if (argc > 2 && !strcmp(argv[1], "--write"))
+		return make_folder(NULL) || write_golden(argv[2]) ||
+		       remove_folder(NULL);
+	golden_dir = argc > 1 ? argv[1] : NULL;
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
