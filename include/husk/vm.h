@@ -232,6 +232,13 @@ void vm_config_set_log(struct vm_config *cfg,
 void vm_config_set_stopped(struct vm_config *cfg, void (*stopped)(void *opaque),
 			   void *opaque);
 
+/*
+ * The same without a loop: called when vm_next_news() has something, which it
+ * may call; must not block or call anything else.  Any thread.
+ */
+void vm_config_set_news(struct vm_config *cfg, void (*news)(void *opaque),
+			void *opaque);
+
 /* Calls problem (may be NULL) with a sentence for each; returns how many. */
 unsigned vm_config_validate(const struct vm_config *cfg,
 			    void (*problem)(void *opaque, const char *text),
@@ -350,6 +357,29 @@ struct vm_stopped {
 int vm_event_fd(const struct vm *vm);
 /* 1 and *event when it has stopped, 0 while it runs.  Any thread. */
 int vm_next_event(struct vm *vm, struct vm_stopped *event);
+/*
+ * What else happens to a machine, the newest 64 of it: the fd is readable while
+ * something is left to be told, constant, and not to be read.
+ * vm_next_news() gives the oldest: 1, or 0: nothing.  Any thread.
+ */
+enum vm_news_kind {
+	VM_NEWS_PAUSED,
+	VM_NEWS_RESUMED,
+	VM_NEWS_STOPPED,    /* vm_next_event() says why */
+	VM_NEWS_GUEST,	    /* code: enum vm_guest_event */
+	VM_NEWS_LINK,	    /* a cable; code 1: somebody at its other end */
+	VM_NEWS_DISK_ERROR, /* the host failed a request; code: errno */
+	VM_NEWS_NO_SPACE,   /* so it did, and the request waits */
+	VM_NEWS_BROKEN,	    /* a driver broke the rules; until it resets */
+};
+struct vm_news {
+	enum vm_news_kind kind;
+	int code;
+	char device[32]; /* as in vm_get_device(), or "" */
+	unsigned lost;	 /* older ones, since the one before */
+};
+int vm_news_fd(const struct vm *vm);
+int vm_next_news(struct vm *vm, struct vm_news *news);
 /* Waits; -ETIMEDOUT after timeout_ms (-1: for ever). */
 int vm_wait(struct vm *vm, int timeout_ms, struct vm_stopped *event);
 

@@ -216,6 +216,13 @@ void vm_config_set_stopped(struct vm_config *cfg, void (*stopped)(void *opaque),
 	cfg->stopped_opaque = opaque;
 }
 
+void vm_config_set_news(struct vm_config *cfg, void (*news)(void *opaque),
+			void *opaque)
+{
+	cfg->news = news;
+	cfg->news_opaque = opaque;
+}
+
 /* -- devices -------------------------------------------------------------- */
 
 int vm_config_add_device(struct vm_config *cfg, const char *spec,

@@ -128,7 +128,9 @@ struct dev_env {
 	/* Asks the machine for something; any thread, never blocks. */
 	void (*request)(void *sink, enum machine_request what, int arg);
 	void (*log)(void *sink, const char *id, const char *text);
-	void *sink; /* of now, request and log */
+	/* For the program: enum vm_news_kind.  Any thread.  May be NULL. */
+	void (*news)(void *sink, const char *id, int kind, int code);
+	void *sink; /* of now, request, log and news */
 };
 
 struct dev_class {
@@ -173,6 +175,12 @@ void dev_destroy(struct dev *dev); /* NULL is fine */
 /* Rate-limited log line of a device. */
 void dev_log(struct dev *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+
+static inline void dev_news(const struct dev *dev, int kind, int code)
+{
+	if (dev->env->news)
+		dev->env->news(dev->env->sink, dev->id, kind, code);
+}
 
 static inline uint64_t dev_now(const struct dev *dev)
 {

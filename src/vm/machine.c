@@ -44,6 +44,8 @@ static void panicked(struct vm *vm, int arg)
 {
 	bool loaded = arg == GUEST_CRASH_LOADED;
 
+	machine_news(vm, NULL, VM_NEWS_GUEST,
+		     loaded ? VM_GUEST_CRASH_LOADED : VM_GUEST_PANICKED);
 	if (vm->guest_event)
 		vm->guest_event(vm->guest_opaque, loaded ? VM_GUEST_CRASH_LOADED
 							 : VM_GUEST_PANICKED);
@@ -102,6 +104,7 @@ static int env_init(struct vm *vm)
 		.doorbell = { set_doorbell, vm },
 		.request = request,
 		.log = device_log,
+		.news = machine_news,
 		.now = machine_now,
 		/* There it is a return from a function. */
 		.cheap_exits = !strcmp(hv_vm_engine(vm->hv), "soft"),
@@ -239,7 +242,11 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	vm->no_space_opaque = cfg->no_space_opaque;
 	vm->again = cfg->reboot == VM_REBOOT_AGAIN;
 	vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	ret = vm->event_fd < 0 ? error_errno(err, -errno, "eventfd")
+	vm->news.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	vm->news.call = cfg->news;
+	vm->news.opaque = cfg->news_opaque;
+	pthread_mutex_init(&vm->news.lock, NULL);
+	ret = vm->event_fd < 0 || vm->news.fd < 0 ? error_errno(err, -errno, "eventfd")
 			       : build(vm, cfg, tsc_khz, err);
 	if (!ret) {
 		ret = remember(vm, cfg);
@@ -282,6 +289,9 @@ void vm_destroy(struct vm *vm)
 	loop_destroy(vm->loop);
 	if (vm->event_fd >= 0)
 		close(vm->event_fd);
+	if (vm->news.fd >= 0)
+		close(vm->news.fd);
+	pthread_mutex_destroy(&vm->news.lock);
 	pthread_cond_destroy(&vm->ended);
 	pthread_cond_destroy(&vm->parked_change);
 	pthread_cond_destroy(&vm->go);

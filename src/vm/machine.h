@@ -170,6 +170,8 @@ struct vm_config {
 	void *guest_opaque;
 	void (*stopped)(void *opaque);
 	void *stopped_opaque;
+	void (*news)(void *opaque);
+	void *news_opaque;
 	vm_no_space *no_space;
 	void *no_space_opaque;
 };
@@ -194,6 +196,19 @@ struct vcpu {
 	struct hv_exit exit; /* the current one; its thread's */
 	struct hv_exit last; /* the one before, for the report of a death */
 };
+
+enum { NEWS_MAX = 64 };
+/* news.c; (i) constant after creation, all else under lock */
+struct news {
+	int fd;			    /* (i) */
+	void (*call)(void *opaque); /* (i) or NULL */
+	void *opaque;		    /* (i) */
+	pthread_mutex_t lock;	    /* the innermost */
+	struct vm_news ring[NEWS_MAX];
+	unsigned first, len, lost;
+};
+/* sink: the machine; device: NULL if none; kind: enum vm_news_kind */
+void machine_news(void *sink, const char *device, int kind, int code);
 
 /* (i) constant after creation   (l) under lock */
 struct vm {
@@ -231,6 +246,7 @@ struct vm {
 	vm_no_space *no_space;					  /* (i) */
 	void *no_space_opaque;					  /* (i) */
 	int event_fd;						  /* (i) */
+	struct news news;
 	char *json; /* (life) the configuration, for vm_save() */
 	/* (i) what a guest from a file has learned; NULL: what it finds here */
 	struct saved_cpuid *cpuid;

@@ -89,6 +89,7 @@ int pause_locked(struct vm *vm, struct husk_error *err)
 			d->class->pause(d);
 	loop_stop(vm->loop);
 	atomic_store(&vm->paused, true);
+	machine_news(vm, NULL, VM_NEWS_PAUSED, 0);
 	return 0;
 }
 
@@ -105,6 +106,7 @@ int resume_locked(struct vm *vm, struct husk_error *err)
 	resume_devices(vm->devs);
 	time_thaw(vm);
 	atomic_store(&vm->paused, false);
+	machine_news(vm, NULL, VM_NEWS_RESUMED, 0);
 	run_go(vm);
 	return 0;
 }

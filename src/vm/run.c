@@ -35,6 +35,7 @@ static void announce(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	if (was)
 		return;
+	machine_news(vm, NULL, VM_NEWS_STOPPED, 0);
 	if (vm->stopped)
 		vm->stopped(vm->stopped_opaque);
 	/* Cannot fail: the counter of the eventfd is zero. */

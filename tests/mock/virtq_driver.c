@@ -66,6 +66,15 @@ static void on_msi(void *sink, uint64_t addr, uint32_t data)
 			   __ATOMIC_SEQ_CST);
 }
 
+static void on_news(void *sink, const char *id, int kind, int code)
+{
+	struct mock *m = sink;
+
+	m->news = kind;
+	m->news_code = code;
+	__atomic_fetch_add(&m->nnews, 1, __ATOMIC_SEQ_CST);
+}
+
 static void on_log(void *sink, const char *id, const char *text)
 {
 	struct mock *m = sink;
@@ -86,6 +95,7 @@ bool mock_create(struct mock *m, const struct virtio_class *class,
 		.mem = &m->mem,
 		.msi = { on_msi, m },
 		.log = on_log,
+		.news = on_news,
 		.sink = m,
 	};
 	m->host = dev_create(&pci_host_class, "host", &m->env, NULL, NULL);

@@ -28,6 +28,8 @@ struct mock {
 	struct dev_env env;
 	unsigned messages, logs;
 	char said[160]; /* the last log line */
+	unsigned nnews;
+	int news, news_code; /* the last, enum vm_news_kind */
 };
 
 /* What mem_discard() was asked for, in any machine. */

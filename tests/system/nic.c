@@ -308,22 +308,48 @@ static void vlans(void)
 	puts("ok: VLANs");
 }
 
+/* What the machine tells its program next. */
+static void news(enum vm_news_kind kind, int code, const char *device)
+{
+	struct pollfd p = { .fd = vm_news_fd(vm), .events = POLLIN };
+	struct vm_news n;
+
+	if (poll(&p, 1, TIMEOUT * 1000) <= 0 || vm_next_news(vm, &n) != 1)
+		bad("no news");
+	if (n.kind != kind || n.code != code || strcmp(n.device, device) != 0) {
+		printf("%d, %d, \"%s\"\n", (int)n.kind, n.code, n.device);
+		bad("other news");
+	}
+}
+
 static void links(void)
 {
 	static const char carrier[] = "cat /sys/class/net/eth0/carrier";
+	struct husk_error err;
+	struct vm_news last;
 
+	while (vm_next_news(vm, &last))
+		;
 	says(carrier, "1");
 	vm_net_set_link(vm, 0, false);
 	until(carrier, "0");
+	news(VM_NEWS_LINK, 0, "net0");
 	vm_net_set_link(vm, 0, true);
 	until(carrier, "1");
+	news(VM_NEWS_LINK, 1, "net0");
+	if (vm_pause(vm, &err) || vm_resume(vm, &err))
+		bad(err.text);
+	news(VM_NEWS_PAUSED, 0, "");
+	news(VM_NEWS_RESUMED, 0, "");
 	reaches(all, 0, 5, second, "no answer after the cable was out");
 	close(cable);
 	until(carrier, "0");
 	plug_in();
 	until(carrier, "1");
 	reaches(all, 0, 5, second, "no answer on a new cable");
-	puts("ok: the cable pulled on either end");
+	news(VM_NEWS_LINK, 0, "net0");
+	news(VM_NEWS_LINK, 1, "net0");
+	puts("ok: the cable pulled on either end, and the program told");
 }
 
 /* The switches of another host learn where it is. */

@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "husk/vm.h"
 #include "mock/virtq_driver.h"
 #include "vm/block.h"
 
@@ -97,10 +98,12 @@ static void expect_broken(unsigned i, unsigned q)
 {
 	uint16_t used = mock_used(&m, q);
 
-	m.logs = 0;
+	m.logs = m.nnews = 0;
 	mock_post(&m, q, 0);
 	assert_false(mock_wait(&m, q, used + 1));
 	assert_true(mock_status(&m) & STATUS_NEEDS_RESET);
+	assert_int_equal(m.nnews, 1);
+	assert_int_equal(m.news, VM_NEWS_BROKEN);
 	for (unsigned k = 0; k < 5; k++)
 		mock_post(&m, q, 0);
 	usleep(2000);

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "husk/vm.h"
 #include "mock/virtq_driver.h"
 #include "vm/block.h"
 
@@ -163,6 +164,34 @@ static uint64_t capacity(void)
 }
 
 /* Requests on the last queue are answered there; the disk grows in use. */
+/* The guest's error is news for the program. */
+static void disk_errors_are_told(void **state)
+{
+	char path[] = "/tmp/test_virtio.XXXXXX";
+	struct block_config cfg = { .path = path, .fault = "error=1" };
+	struct virtio_blk_arg arg = { .serial = "SN1" };
+	struct husk_error err;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 65536), 0);
+	arg.block = block_open_config(&cfg, &err);
+	assert_non_null(arg.block);
+	assert_true(mock_create(&m, &virtio_blk_class, &arg));
+	mock_start(&m, BIT(9));
+	m.nnews = 0;
+	assert_int_equal(request(0, 1, 512, true), 0);
+	assert_int_equal(m.nnews, 0);
+	assert_int_equal(request(1, 1, 512, false), 1);
+	assert_int_equal(m.nnews, 1);
+	assert_int_equal(m.news, VM_NEWS_DISK_ERROR);
+	assert_int_equal(m.news_code, EIO);
+	mock_destroy(&m);
+	block_close(arg.block);
+	close(fd);
+	unlink(path);
+}
+
 static void disk_has_queues_and_grows(void **state)
 {
 	char path[] = "/tmp/test_virtio.XXXXXX";
@@ -381,6 +410,7 @@ int main(void)
 		cmocka_unit_test(rejects_bad_chains),
 		cmocka_unit_test(indirect_and_event_idx),
 		cmocka_unit_test(disk_works),
+		cmocka_unit_test(disk_errors_are_told),
 		cmocka_unit_test(disk_has_queues_and_grows),
 		cmocka_unit_test(disk_without_space_waits),
 		cmocka_unit_test(state_round_trip),

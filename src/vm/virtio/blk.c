@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "husk/vm.h"
 #include "vm/block.h"
 #include "vm/virtio/virtq.h"
 
@@ -141,6 +142,7 @@ static bool hold(struct blk_req *r)
 		return false;
 	r->next = blk->held;
 	blk->held = r;
+	dev_news(&blk->v.dev, VM_NEWS_NO_SPACE, -r->err);
 	if (env->request)
 		env->request(env->sink, REQUEST_NO_SPACE, 0);
 	return true;
@@ -166,6 +168,8 @@ static void finish_done(struct blk *blk)
 		}
 		if (r->err && hold(r))
 			continue;
+		if (r->err && r->err != -EOPNOTSUPP)
+			dev_news(&blk->v.dev, VM_NEWS_DISK_ERROR, -r->err);
 		answer(r, !r->err		  ? S_OK
 			  : r->err == -EOPNOTSUPP ? S_UNSUPP
 						  : S_IOERR);

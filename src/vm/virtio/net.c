@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "husk/vm.h"
 #include "vm/virtio/virtq.h"
 
 enum { TURN = 256 }; /* frames, before others get the device's lock */
@@ -318,6 +319,7 @@ static void show_status(struct net *n)
 	if (up == !!(*status & NET_S_UP))
 		return;
 	*status ^= NET_S_UP;
+	dev_news(&n->v.dev, VM_NEWS_LINK, up);
 	virtio_config_changed(&n->v);
 }
 

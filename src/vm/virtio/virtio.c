@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "husk/vm.h"
 
 /* -- the device's thread -------------------------------------------------- */
 
@@ -128,6 +129,7 @@ int virtio_broken(struct virtio *v, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	dev_log(&v->dev, "stopped, the driver must reset it: %s", text);
+	dev_news(&v->dev, VM_NEWS_BROKEN, 0);
 	v->status |= STATUS_NEEDS_RESET;
 	v->generation++;
 	virtio_pci_notify_locked(v, v->config_vector, 2);
