@@ -5,13 +5,16 @@
 #include "vm/machine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -335,6 +338,98 @@ static void check_file(struct problems *p, const char *what, const char *path,
 		problem(p, "%s %s: %s", what, path, strerror(errno));
 }
 
+static void check_disk(struct problems *p, const struct vm_config *cfg,
+		       unsigned i)
+{
+	const struct disk_config *d = &cfg->disk[i], *o;
+	struct stat st, other;
+
+	check_file(p, "disk", d->path, true);
+	if (d->base)
+		check_file(p, "base", d->base, true);
+	if (stat(d->path, &st))
+		return;
+	if (!d->readonly && !access(d->path, R_OK) && access(d->path, W_OK))
+		problem(p, "disk %s: cannot be written (%s); give it readonly",
+			d->path, strerror(errno));
+	for (o = cfg->disk; o < d; o++)
+		if (!(d->readonly && o->readonly) && !stat(o->path, &other) &&
+		    st.st_dev == other.st_dev && st.st_ino == other.st_ino)
+			problem(p, "disk %s: is disk %s once more", d->path,
+				o->path);
+}
+
+/* The host's side of "[ADDRESS:]HOST:GUEST[/udp]". */
+static bool same_forward(const char *a, const char *b)
+{
+	size_t n = (size_t)(strrchr(a, ':') - a);
+
+	return n == (size_t)(strrchr(b, ':') - b) && !strncmp(a, b, n) &&
+	       !strchr(a, '/') == !strchr(b, '/');
+}
+
+static void check_forwards(struct problems *p, const struct vm_config *cfg)
+{
+	const char *all[MAX_NETS * MAX_FORWARDS];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < cfg->nnets; i++)
+		for (unsigned k = 0; k < cfg->net[i].nforwards; k++)
+			all[n++] = cfg->net[i].forward[k];
+	for (unsigned i = 1; i < n; i++)
+		for (unsigned k = 0; k < i; k++)
+			if (same_forward(all[i], all[k]))
+				problem(p,
+					"forward %s: the host's port is that "
+					"of %s",
+					all[i], all[k]);
+}
+
+static void check_nets(struct problems *p, const struct vm_config *cfg)
+{
+	for (unsigned i = 1; i < cfg->nnets; i++)
+		for (unsigned k = 0; k < i; k++)
+			if (!memcmp(cfg->net[i].mac, cfg->net[k].mac, 6))
+				problem(p,
+					"network %u: has the MAC address of "
+					"network %u",
+					i, k);
+	check_forwards(p, cfg);
+}
+
+/* Something that will be made, a socket or a file. */
+static void check_place(struct problems *p, const char *what, const char *path,
+			bool socket)
+{
+	const char *slash = strrchr(path, '/');
+	char dir[PATH_MAX];
+	struct stat st;
+
+	if (socket &&
+	    strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		problem(p, "%s %s: too long for the name of a socket", what,
+			path);
+	if (!slash || slash == path)
+		return;
+	snprintf(dir, sizeof(dir), "%.*s", (int)(slash - path), path);
+	if (stat(dir, &st))
+		problem(p, "%s %s: %s: %s", what, path, dir, strerror(errno));
+	else if (!S_ISDIR(st.st_mode))
+		problem(p, "%s %s: %s is not a directory", what, path, dir);
+}
+
+static void check_ports(struct problems *p, const struct vm_config *cfg)
+{
+	for (unsigned i = 0; i < cfg->nserials; i++)
+		if (cfg->serial[i].path)
+			check_place(p, "virtio-serial", cfg->serial[i].path,
+				    cfg->serial[i].kind != END_FILE);
+	if (cfg->vsock.path)
+		check_place(p, "vsock", cfg->vsock.path, true);
+	for (unsigned i = 0; i < cfg->vsock.nports; i++)
+		check_place(p, "vsock", cfg->vsock.port[i].path, true);
+}
+
 static void check_shares(struct problems *p, const struct vm_config *cfg)
 {
 	struct stat st;
@@ -365,7 +460,7 @@ static void check_memory(struct problems *p, uint64_t size)
 		problem(p, "memory: at most 1 TiB is possible");
 	else if (size & 0xfff)
 		problem(p, "memory: must be a multiple of 4096 bytes");
-	if (p->n || sysinfo(&host))
+	if (size < MIN_MEMORY || size > MAX_MEMORY || sysinfo(&host))
 		return;
 	have = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
 	if (size / MAX_OVERCOMMIT > have)
@@ -408,7 +503,9 @@ unsigned vm_config_validate(const struct vm_config *cfg,
 	if (cfg->initrd)
 		check_file(&p, "initrd", cfg->initrd, false);
 	for (unsigned i = 0; i < cfg->ndisks; i++)
-		check_file(&p, "disk", cfg->disk[i].path, true);
+		check_disk(&p, cfg, i);
+	check_nets(&p, cfg);
 	check_shares(&p, cfg);
+	check_ports(&p, cfg);
 	return p.n;
 }
