@@ -350,7 +350,7 @@ static void check_disk(struct problems *p, const struct vm_config *cfg,
 	if (stat(d->path, &st))
 		return;
 	if (!d->readonly && !access(d->path, R_OK) && access(d->path, W_OK))
-		problem(p, "disk %s: cannot be written (%s); give it readonly",
+		problem(p, "disk %s: %s; give it readonly to read it only",
 			d->path, strerror(errno));
 	for (o = cfg->disk; o < d; o++)
 		if (!(d->readonly && o->readonly) && !stat(o->path, &other) &&

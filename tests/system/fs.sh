@@ -134,7 +134,16 @@ wait $host || fail "the guest did not come to the host's part"
 cmp "$tmp/before" "$out/seen" || { diff "$tmp/before" "$out/seen" | head; fail "the guest sees another tree"; }
 cmp "$tmp/before" "$out/seen2" || { diff "$tmp/before" "$out/seen2" | head; fail "the guest's copy differs"; }
 $bb sh "$tmp/add/tree.sh" "$out/copy" >"$tmp/after"
-cmp "$tmp/before" "$tmp/after" || fail "the guest's copy differs on the host"
+# The pipe of a guest whose files are one user's is a file that says so.
+pipe='^$'
+[ "$(id -u)" = 0 ] || pipe='^\./fifo \|  \./fifo$'
+for f in before after; do
+	grep -v "$pipe" "$tmp/$f" >"$tmp/$f.some"
+done
+cmp "$tmp/before.some" "$tmp/after.some" || {
+	diff "$tmp/before.some" "$tmp/after.some" | head
+	fail "the guest's copy differs on the host"
+}
 $bb sh "$tmp/add/tree.sh" "$in" >"$tmp/after"
 cmp "$tmp/before" "$tmp/after" || fail "the read-only directory has changed"
 echo "ok: the same tree on both sides, read-only"

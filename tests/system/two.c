@@ -2,17 +2,19 @@
 /*
  * two.c - two machines with all devices in one process, at the same time
  *
- * two DEMO
+ * two DEMO TOOLS
  *
  * Each guest reads its own raw disk, qcow2 disk and shared directory, writes
  * what it makes of them to all places it has, and has its own balloon,
- * generation ID, network and named port.  Nothing may be the other's.
+ * generation ID, networks, sockets and named port.  Nothing may be the other's.
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "api.h"
@@ -23,6 +25,7 @@ struct guest {
 	char dir[64];
 	struct vm_config *cfg;
 	struct vm *vm;
+	pid_t server; /* of the guest's connections */
 	pthread_mutex_t lock;
 	char said[1 << 15];
 	size_t len;
@@ -86,13 +89,59 @@ static void sum_of(const struct guest *g, char *sum)
 	pclose(p);
 }
 
+static void run(const char *command)
+{
+	if (system(command)) /* NOLINT(cert-env33-c) */
+		fail(command);
+}
+
+/* Who answers this guest's connections to port 77. */
+static void serve(struct guest *g, const char *tools)
+{
+	char program[512], where[128];
+
+	snprintf(program, sizeof(program), "cp %.400s/sock %.60s/share/sock",
+		 tools, g->dir);
+	run(program);
+	snprintf(program, sizeof(program), "%.400s/sock", tools);
+	snprintf(where, sizeof(where), "unix:%.60s/vsock_77", g->dir);
+	fflush(stdout);
+	g->server = fork();
+	if (g->server)
+		return;
+	freopen("/dev/null", "w", stdout);
+	execl(program, "sock", where, "serve", NULL);
+	_exit(1);
+}
+
+/* All kinds of devices there are, so that none is forgotten here. */
+static void has_all(struct vm *vm)
+{
+	static const char *const kinds[] = {
+		"virtio-blk", "virtio-net",	"virtio-console",
+		"virtio-rng", "virtio-balloon", "virtio-vsock",
+		"virtio-fs",  "vmgenid",	"pvpanic",
+		"debug-exit", "uart16550",
+	};
+	struct vm_device d;
+
+	for (unsigned k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
+		unsigned i = 0;
+
+		while (!vm_get_device(vm, i, &d) && strcmp(d.kind, kinds[k]))
+			i++;
+		if (vm_get_device(vm, i, &d))
+			fail(kinds[k]);
+	}
+}
+
 static void must(int ret, const struct husk_error *err)
 {
 	if (ret)
 		fail(err->text);
 }
 
-static void configure(struct guest *g, unsigned n, const char *demo)
+static void configure(struct guest *g, unsigned n, char **argv)
 {
 	struct vm_disk_create image = { .size = DISK };
 	struct husk_error err = { 0 };
@@ -107,7 +156,8 @@ static void configure(struct guest *g, unsigned n, const char *demo)
 	write_file(g, "share/in", (char)('a' + n), 70000);
 	write_file(g, "raw", (char)('A' + n), DISK);
 	g->cfg = vm_config_create();
-	setup(g->cfg, demo);
+	serve(g, argv[2]);
+	setup(g->cfg, argv[1]);
 	vm_config_set_output(g->cfg, VM_SERIAL, output, g);
 	vm_config_set_cpus(g->cfg, 1 + n);
 	snprintf(text, sizeof(text), "%.60s/image.qcow2", g->dir);
@@ -117,6 +167,9 @@ static void configure(struct guest *g, unsigned n, const char *demo)
 	must(vm_config_add_disk_spec(g->cfg, text, &err), &err);
 	snprintf(text, sizeof(text), "shared,mac=52:54:00:00:00:0%u", n + 1);
 	must(vm_config_add_net(g->cfg, text, &err), &err);
+	must(vm_config_add_net(g->cfg, "null", &err), &err);
+	snprintf(text, sizeof(text), "unix=%.60s/cable,listen", g->dir);
+	must(vm_config_add_net(g->cfg, text, &err), &err);
 	snprintf(text, sizeof(text), "%.60s/share:share", g->dir);
 	must(vm_config_add_share(g->cfg, text, &err), &err);
 	snprintf(text, sizeof(text), "%.60s/vsock", g->dir);
@@ -124,7 +177,9 @@ static void configure(struct guest *g, unsigned n, const char *demo)
 	snprintf(text, sizeof(text),
 		 "virtio-serial,name=port,logFilePath=%.60s/port", g->dir);
 	must(vm_config_add_device(g->cfg, text, &err), &err);
+	must(vm_config_add_device(g->cfg, "virtio-serial,pty", &err), &err);
 	must(vm_config_add_device(g->cfg, "virtio-rng", &err), &err);
+	must(vm_config_add_device(g->cfg, "debug-exit", &err), &err);
 	snprintf(text, sizeof(text), "virtio-balloon,target=%uM", 200 + 20 * n);
 	must(vm_config_add_device(g->cfg, text, &err), &err);
 	vm_config_set_cmdline(
@@ -137,6 +192,9 @@ static void configure(struct guest *g, unsigned n, const char *demo)
 		"echo SUM $sum; echo $sum >/s/out; echo $sum >/dev/vport0p1;"
 		"echo $sum >/dev/vda; sync; head -c 32 /dev/vda >/s/again;"
 		"cat /sys/class/net/eth0/address; nproc;"
+		"for m in vsock vmw_vsock_virtio_transport_common "
+		"vmw_vsock_virtio_transport; do insmod /m/$m.ko; done;"
+		"/s/sock vsock:2:77 up 2; ls /sys/class/net | wc -l;"
 		"head -c 100000 /dev/hwrng | md5sum;"
 		"read a; echo END $sum; poweroff -f\"");
 }
@@ -155,6 +213,8 @@ static void check(struct guest *g, unsigned n)
 		fail(g->said);
 	if (!file_has(g, "share/out", sum) || !file_has(g, "share/again", sum))
 		fail("the share or the qcow2 disk");
+	if (!strstr(g->said, "up 2 MiB sum") || !strstr(g->said, "\r\n4\r\n"))
+		fail(g->said);
 	if (!file_has(g, "port", sum))
 		fail("the named port");
 }
@@ -187,12 +247,14 @@ int main(int argc, char **argv)
 	struct vm_balloon_stats stats;
 	uint8_t id[2][16];
 
-	if (argc < 2)
+	if (argc < 3)
 		return 2;
 	for (unsigned n = 0; n < 2; n++)
-		configure(&guests[n], n, argv[1]);
-	for (unsigned n = 0; n < 2; n++)
+		configure(&guests[n], n, argv);
+	for (unsigned n = 0; n < 2; n++) {
 		guests[n].vm = start(guests[n].cfg);
+		has_all(guests[n].vm);
+	}
 	for (unsigned n = 0; n < 2; n++) {
 		double end = now() + TIMEOUT;
 
@@ -219,10 +281,11 @@ int main(int argc, char **argv)
 			fail(guests[n].said);
 		vm_destroy(guests[n].vm);
 		vm_config_destroy(guests[n].cfg);
+		kill(guests[n].server, SIGKILL);
+		waitpid(guests[n].server, NULL, 0);
 		snprintf(command, sizeof(command), "rm -rf %.60s",
 			 guests[n].dir);
-		if (system(command)) /* NOLINT(cert-env33-c) */
-			fail(command);
+		run(command);
 	}
 	puts("ok: two machines, each with its own");
 	return 0;

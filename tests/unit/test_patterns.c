@@ -21,7 +21,9 @@
 
 #include "husk/vm.h"
 #include "mock/virtq_driver.h"
+#include "net/link.h"
 #include "vm/block.h"
+#include "vm/fs/fs.h"
 
 /* Rings are away from what is requested. */
 enum { BUF = MOCK_DATA, SIZE = 8 };
@@ -364,6 +366,129 @@ static void pattern_04_chains_without_end(void **state)
 	}
 }
 
+/* One of each kind, and a queue whose requests are looked at at once. */
+static const struct one_of {
+	const struct virtio_class *class;
+	unsigned queue;
+	uint32_t len; /* of a good request, which is below */
+} each[] = {
+	{ &virtio_rng_class, 0, 0 },	 { &virtio_blk_class, 0, 0 },
+	{ &virtio_console_class, 1, 5 }, { &virtio_balloon_class, 0, 4 },
+	{ &virtio_net_class, 1, 72 },	 { &virtio_vsock_class, 1, 44 },
+	{ &virtio_fs_class, 0, 48 },
+};
+
+static struct link *cable;
+
+static void create_one(const struct one_of *o)
+{
+	struct link_config null = { .kind = "null" };
+	struct fs_config share = { .path = "/tmp" };
+	struct virtio_blk_arg blk = { 0 };
+	struct virtio_net_arg net = { 0 };
+	struct virtio_vsock_arg vsock = { 0 };
+	struct virtio_fs_arg fs = { .tag = "t", .config = &share };
+	struct virtio_balloon_arg balloon = { .memory = MOCK_MEM,
+					      .target = MOCK_MEM };
+	const void *arg = NULL;
+
+	block = block_open_null(1 << 20, NULL);
+	blk.block = block;
+	assert_int_equal(link_open(&null, &cable, NULL), 0);
+	net.link = cable;
+	if (o->class == &virtio_blk_class)
+		arg = &blk;
+	else if (o->class == &virtio_net_class)
+		arg = &net;
+	else if (o->class == &virtio_vsock_class)
+		arg = &vsock;
+	else if (o->class == &virtio_fs_class)
+		arg = &fs;
+	else if (o->class == &virtio_balloon_class)
+		arg = &balloon;
+	assert_true(mock_create(&m, o->class, arg));
+}
+
+static void destroy_one(void)
+{
+	destroy();
+	link_close(cable);
+}
+
+/* After a reset the device answers as if nothing had been. */
+static void one_works(const struct one_of *o)
+{
+	uint8_t *p = m.mem.bytes + BUF;
+	const uint64_t cids[] = { 3, 2 };
+
+	mock_start(&m, all_features());
+	memset(p, 0, 512);
+	if (o->class == &virtio_vsock_class) {
+		memcpy(p, cids, 16);
+		p[28] = 1; /* a stream */
+		p[30] = 3; /* RST, to nobody */
+	} else if (o->class == &virtio_fs_class) {
+		p[0] = 48; /* FUSE_FORGET of nothing */
+		p[4] = 2;
+	}
+	if (!o->len) {
+		expect_works(o->class == &virtio_blk_class ? BLK : RNG);
+		return;
+	}
+	mock_desc(&m, o->queue, 0, BUF, o->len, 0, 0);
+	mock_post(&m, o->queue, 0);
+	assert_true(mock_wait(&m, o->queue, 1));
+	assert_false(mock_status(&m) & STATUS_NEEDS_RESET);
+}
+
+static void break_one(const struct one_of *o, unsigned how)
+{
+	const uint64_t table = BUF + 0x10000;
+	unsigned q = o->queue;
+	uint16_t jump = 0x7000;
+
+	switch (how) {
+	case 0: mock_desc(&m, q, 0, MOCK_MEM - 8, 64, 0, 0); break;
+	case 1: mock_desc(&m, q, 0, BUF, 1, DESC_NEXT, 0); break;
+	case 2: mock_desc(&m, q, 0, BUF, 1, DESC_NEXT, 0xffff); break;
+	case 3:
+		indirect(table, 0, table, 16, DESC_INDIRECT, 0);
+		mock_desc(&m, q, 0, table, 16, DESC_INDIRECT, 0);
+		break;
+	case 4: /* no such head */ mock_post(&m, q, MOCK_QSIZE); return;
+	default:
+		memcpy(m.mem.bytes + MOCK_AVAIL + (size_t)q * MOCK_STEP + 2,
+		       &jump, 2);
+		virtio_pci_write(m.v, VPCI_NOTIFY + 4ull * q, q, 2);
+		return;
+	}
+	mock_post(&m, q, 0);
+}
+
+/* A broken driver stops its device, with one line, until it resets it. */
+static void pattern_04_each_device_stops(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(each); i++) {
+		create_one(&each[i]);
+		for (unsigned how = 0; how < 6; how++) {
+			mock_start(&m, all_features());
+			m.logs = m.nnews = 0;
+			break_one(&each[i], how);
+			assert_false(mock_wait(&m, each[i].queue, 1));
+			if (!(mock_status(&m) & STATUS_NEEDS_RESET))
+				fail_msg("%s lives after %u",
+					 each[i].class->dev.name, how);
+			mock_post(&m, each[i].queue, 0);
+			usleep(1000);
+			assert_true(m.logs <= 1); /* their rate is limited */
+			assert_int_equal(m.nnews, 1);
+			assert_int_equal(m.news, VM_NEWS_BROKEN);
+			one_works(&each[i]);
+		}
+		destroy_one();
+	}
+}
+
 static void pattern_04_index_jumps(void **state)
 {
 	static const uint16_t jumps[] = { SIZE + 1, 0x7fff, 0x8000, 0xffff };
@@ -639,6 +764,7 @@ int main(void)
 		cmocka_unit_test(pattern_02_descriptor_bounds),
 		cmocka_unit_test(pattern_03_queue_numbers),
 		cmocka_unit_test(pattern_04_chains_without_end),
+		cmocka_unit_test(pattern_04_each_device_stops),
 		cmocka_unit_test(pattern_04_index_jumps),
 		cmocka_unit_test(pattern_04_is_not_reaped),
 		cmocka_unit_test(pattern_05_10_only_memory),

@@ -1244,6 +1244,42 @@ static void resets_after_restore(void **state)
 	unplug();
 }
 
+/* Who asked and was not yet answered is told, and a late answer is nothing. */
+static void half_open_ones_end_with_a_restore(void **state)
+{
+	struct end e = { .host_port = 1 << 30, .guest_port = 5 }, f;
+	int silent, asking, fd;
+	const void *data;
+	struct state *w;
+	size_t len;
+
+	plug();
+	give_event_buffers();
+	silent = host_dial();
+	put_text(silent, "CONN");
+	asking = host_dial();
+	put_text(asking, "CONNECT 5\n");
+	hear(&e, VSOCK_OP_REQUEST, NULL, NULL);
+	data = save(&w, &len);
+	assert_int_equal(load(data, len), 0);
+	is_closed(silent);
+	is_closed(asking);
+	virtio_resume(m.dev);
+	assert_true(mock_wait(&m, VSOCK_EVENT, 1));
+	mock_post(&m, VSOCK_EVENT, 0);
+	say(&e, VSOCK_OP_RESPONSE, NULL, 0);
+	hear(&e, VSOCK_OP_RST, NULL, NULL);
+	assert_int_equal(to_vsock(m.v)->nconns, 0);
+	fd = from_host(&f, 6);
+	assert_int_not_equal(f.host_port, e.host_port);
+	say(&f, VSOCK_OP_RW, "here", 4);
+	get(fd, "here");
+	assert_int_equal(mock_status(&m) & STATUS_NEEDS_RESET, 0);
+	state_free(w);
+	close(fd);
+	unplug();
+}
+
 /* A driver that never answers is not waited for without end. */
 static void goes_on_without_an_answer(void **state)
 {
@@ -1295,6 +1331,7 @@ int main(void)
 		cmocka_unit_test(reads_a_header_once),
 		cmocka_unit_test(pauses),
 		cmocka_unit_test(resets_after_restore),
+		cmocka_unit_test(half_open_ones_end_with_a_restore),
 		cmocka_unit_test(goes_on_without_an_answer),
 	};
 
