@@ -127,7 +127,7 @@ static int trim(const char *name, const struct vm_config *cfg,
 {
 	/* Its thread may outlive us when we are interrupted. */
 	static struct trim t;
-	uint64_t before[MAX_DISKS], after[MAX_DISKS], sum;
+	uint64_t before[MAX_DISKS] = { 0 }, after[MAX_DISKS] = { 0 }, sum;
 	pthread_t thread;
 	char path[256];
 
