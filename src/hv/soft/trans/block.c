@@ -157,6 +157,7 @@ static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
 		const ZydisDecodedInstruction *i;
 		ZydisDecodedInstruction any;
 		uint16_t r, w, k;
+		unsigned length;
 
 		if ((lin ^ tb->lin) & ~0xfffull)
 			return live | open;
@@ -166,6 +167,7 @@ static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
 		if (!i)
 			return live | open;
 		flag_effects(i, &r, &w, &k);
+		length = i->length;
 		live |= r & open;
 		if (i->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
 		    i->meta.category == ZYDIS_CATEGORY_RET ||
@@ -190,10 +192,11 @@ static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
 				depth--;
 				continue;
 			}
+			/* It may put another in the place of this form. */
 			live |= look(x, to, depth - 1) & open;
 		}
 		open &= (uint16_t)~k;
-		lin += i->length;
+		lin += length;
 	}
 	return live | open;
 }
