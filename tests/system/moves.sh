@@ -84,9 +84,12 @@ if [ "${4:-}" != all ]; then
 fi
 moves() {
 	echo "jobs:rest pause:5 beat:1 move:$1 back:$1 clone:$1 jobs:run" \
-		"pause:50 beat:2 live:2 move:$1 packed:$1 back:$1 clone:$1"
+		"pause:${2:-50} beat:2 live:2 move:$1 packed:$1 back:$1 clone:$1"
 }
-for set in balloon disk tcp vsock fs rng hvc $everything,balloon; do
+for set in balloon disk tcp vsock fs rng hvc; do
 	# shellcheck disable=SC2046 # words
 	keep_it $set $(moves soft) move:soft,interp $(moves soft,interp)
 done
+# shellcheck disable=SC2046 # words
+keep_it $everything,balloon $(moves soft 1000) move:soft,interp \
+	$(moves soft,interp)
