@@ -269,7 +269,7 @@ static void chain(struct tctx *x, uint8_t *at, uint64_t target)
 	unsigned site = trans_new_site(x->t, SITE_CHAIN, target);
 
 	x->t->site[site].patch = trans_place(x->t, at);
-	x->t->site[site].checked = (target ^ x->tb->lin) & ~0xfffull;
+	x->t->site[site].checked = ((target ^ x->tb->lin) & ~0xfffull) != 0;
 	cold_add(x, at, site);
 }
 
