@@ -375,8 +375,8 @@ static void test_all_problems(void **state)
 		"disk /no/disk: No such file",
 		"is disk /tmp/husk-test-",
 		"network 1: has the MAC address of network 0",
-		"forward 0.0.0.0:80:2: the host's port is that of "
-		"0.0.0.0:80:1",
+		("forward 0.0.0.0:80:2: the host's port is that of "
+		 "0.0.0.0:80:1"),
 		"share /no/share: No such file",
 		"virtio-serial /no/folder/log: /no/folder: No such file",
 		"too long for the name of a socket",

@@ -5,9 +5,9 @@
  * A block is straight-line code inside one guest page (its last instruction
  * may run into the next), decoded once.  Blocks are found by guest-physical
  * address and mode, with a table by linear address in front, whose entries
- * count while the TLB says that the page is the same.  Nothing is freed singly: a block whose page
- * changed fails block_valid() and is decoded anew; when the arena is full all
- * blocks are dropped.
+ * count while the TLB says that the page is the same.  Nothing is freed singly:
+ * a block whose page changed fails block_valid() and is decoded anew; when the
+ * arena is full all blocks are dropped.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,21 +17,23 @@
 #include "hv/soft/x86/decode.h"
 
 enum {
-	ARENA_SIZE = 12 << 20, /* bytes per vCPU */
+	ARENA_SIZE = 8 << 20, /* bytes per vCPU */
+	ARENA_START = 64,     /* no block is at 0 */
 	/*
 	 * What the tables grow to with the number of blocks: a guest that
 	 * does little, as a clone that waits, touches little of ours.
 	 */
 	HASH_BITS_MIN = 10,
-	HASH_BITS = 17,
+	HASH_BITS = 15,
 	HASH_SIZE = 1 << HASH_BITS,
-	FRONT_BITS = 16,
+	FRONT_BITS = 15,
 	FRONT_SIZE = 1 << FRONT_BITS,
 };
 
+/* Half of a line's address is enough: the rest is seen by the block's. */
 struct front {
-	uint64_t lin;
-	struct block *block;
+	uint32_t tag;
+	uint32_t block; /* where it is in the arena, 0: empty */
 };
 
 struct block_cache {
@@ -62,6 +64,7 @@ int cache_init(struct cpu *c)
 		return -ENOMEM;
 	}
 	set_sizes(k, HASH_BITS_MIN);
+	k->used = ARENA_START;
 	c->cache = k;
 	return 0;
 }
@@ -81,11 +84,11 @@ void cache_forget(struct cpu *c)
 
 	c->leave_block = true;
 	/* Tables that were never used are not touched. */
-	if (!k->used)
+	if (k->used == ARENA_START)
 		return;
 	memset(k->hash, 0, sizeof(k->hash[0]) << k->hash_bits);
 	memset(k->front, 0, sizeof(k->front[0]) * (k->front_mask + 1));
-	k->used = 0;
+	k->used = ARENA_START;
 	k->nblocks = 0;
 }
 
@@ -281,13 +284,21 @@ static struct front *front_of(const struct cpu *c, uint64_t lin)
 	return &c->cache->front[(lin ^ (lin >> 16)) & c->cache->front_mask];
 }
 
+static uint32_t front_tag(uint64_t lin)
+{
+	return (uint32_t)(lin ^ lin >> 32);
+}
+
 /* Of a block that crosses, more has to be looked at. */
 static struct block *front_find(const struct cpu *c, uint64_t lin)
 {
 	const struct front *f = front_of(c, lin);
-	struct block *b = f->block;
+	struct block *b;
 
-	if (f->lin != lin || !b || b->key != c->mode_key || b->page[1] ||
+	if (f->tag != front_tag(lin) || !f->block)
+		return NULL;
+	b = (struct block *)(void *)(c->cache->arena + f->block);
+	if ((b->gpa ^ lin) & 0xfff || b->key != c->mode_key || b->page[1] ||
 	    b->gpa >> XTAB_GPA_BITS)
 		return NULL;
 	if (c->xtab[c->mmu][xtab_slot(lin)] != xtab_id(lin, b->gpa))
@@ -352,7 +363,7 @@ struct block *cache_find(struct cpu *c)
 		k->nblocks++;
 	}
 	f = front_of(c, lin);
-	f->lin = lin;
-	f->block = b;
+	f->tag = front_tag(lin);
+	f->block = (uint32_t)((uint8_t *)b - k->arena);
 	return b;
 }

@@ -470,26 +470,37 @@ static const struct insn *insn_of(struct trans *t, struct site *s,
 
 /* -- forgetting ----------------------------------------------------------- */
 
-static unsigned hash_of(uint64_t a, uint64_t b)
+static unsigned hash_of(uint64_t a, uint64_t b, unsigned bits)
 {
 	return (unsigned)(((a ^ (b << 13)) * 0x9e3779b97f4a7c15ull) >>
-			  (64 - TB_HASH_BITS));
+			  (64 - bits));
 }
 
 /* Every process may have its libraries elsewhere. */
 static unsigned block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
 {
-	return hash_of(gpa ^ lin << 16, key);
+	return hash_of(gpa ^ lin << 16, key, TB_HASH_BITS);
 }
 
 static unsigned twin_hash(uint64_t gpa, uint32_t key)
 {
-	return hash_of(gpa, key);
+	return hash_of(gpa, key, TB_HASH_BITS);
 }
 
 static unsigned page_hash(const struct soft_page *p)
 {
-	return hash_of((uintptr_t)p / sizeof(*p), 0);
+	return hash_of((uintptr_t)p / sizeof(*p), 0, PAGE_HASH_BITS);
+}
+
+/* What the tables and the lists in them hold. */
+static struct tblock *listed(struct trans *t, uint32_t n)
+{
+	return n ? &t->block[n - 1] : NULL;
+}
+
+static uint32_t as_listed(const struct trans *t, const struct tblock *b)
+{
+	return (uint32_t)(b - t->block) + 1;
 }
 
 static void forget_all(struct trans *t)
@@ -535,14 +546,18 @@ static void forget_copies(struct trans *t)
 		if (t->block[n].dead && t->block[n].entry)
 			aim_back(t, t->block[n].entry + 1, t->block[n].miss);
 	for (unsigned h = 0; h < TB_HASH; h++) {
-		struct tblock **b = &t->hash[h];
+		uint32_t *at = &t->hash[h];
+		struct tblock *b;
+
+		while ((b = listed(t, *at)))
+			if (is_copy(t, b))
+				*at = b->next;
+			else
+				at = &b->next;
+	}
+	for (unsigned h = 0; h < PAGE_HASH; h++) {
 		struct tlink **l = &t->by_page[h];
 
-		while (*b)
-			if (is_copy(t, *b))
-				*b = (*b)->next;
-			else
-				b = &(*b)->next;
 		while (*l)
 			if (is_copy(t, (*l)->block))
 				*l = (*l)->next;
@@ -661,7 +676,7 @@ static void enlist(struct trans *t, struct tblock *b)
 	unsigned h = block_hash(b->lin, b->gpa, b->key);
 
 	b->next = t->hash[h];
-	t->hash[h] = b;
+	t->hash[h] = as_listed(t, b);
 	for (unsigned n = 0; n < 2 && b->link[n].page; n++) {
 		h = page_hash(b->link[n].page);
 		b->link[n].next = t->by_page[h];
@@ -677,7 +692,7 @@ static void enlist_original(struct trans *t, struct tblock *b)
 	if (b->fixed || !b->entry)
 		return;
 	b->twin = t->twins[h];
-	t->twins[h] = b;
+	t->twins[h] = as_listed(t, b);
 }
 
 static bool claimed(const struct code_page *p)
@@ -735,9 +750,10 @@ static bool second_same(struct cpu *c, const struct tblock *b, uint64_t lin)
 static struct tblock *find_twin(struct trans *t, uint64_t lin, uint64_t gpa,
 				uint32_t key)
 {
-	struct tblock **at = &t->twins[twin_hash(gpa, key)], *b;
+	uint32_t *at = &t->twins[twin_hash(gpa, key)];
+	struct tblock *b;
 
-	while ((b = *at)) {
+	while ((b = listed(t, *at))) {
 		if (b->dead)
 			*at = b->twin;
 		else if (b->gpa == gpa && b->key == key &&
@@ -753,9 +769,10 @@ static struct tblock *find_twin(struct trans *t, uint64_t lin, uint64_t gpa,
 static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
 				uint32_t key)
 {
-	struct tblock **at = &t->hash[block_hash(lin, gpa, key)], *b;
+	uint32_t *at = &t->hash[block_hash(lin, gpa, key)];
+	struct tblock *b;
 
-	while ((b = *at)) {
+	while ((b = listed(t, *at))) {
 		if (b->dead)
 			*at = b->next;
 		else if (b->lin == lin && b->gpa == gpa && b->key == key &&

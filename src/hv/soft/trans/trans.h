@@ -94,11 +94,11 @@ struct tblock {
 	uint64_t lin, gpa;
 	uint32_t key;
 	bool dead;
-	bool fixed;	     /* cannot be copied */
-	struct tblock *next; /* same hash */
-	struct tblock *twin; /* originals with the same hash, without lin */
-	uint8_t *checked;    /* entry from another page */
-	uint8_t *entry;	     /* NULL: not translatable */
+	bool fixed;	  /* cannot be copied */
+	uint32_t next;	  /* same hash; as in trans.hash */
+	uint32_t twin;	  /* originals with the same hash, without lin */
+	uint8_t *checked; /* entry from another page */
+	uint8_t *entry;	  /* NULL: not translatable */
 	/* By page: the second, when its one instruction crosses into it. */
 	struct tlink {
 		struct tblock *block;
@@ -127,8 +127,10 @@ enum {
 	MAX_TBLOCKS = 3 << 16,
 	ALL_TBLOCKS = 1 << 18,
 	MAX_RELOCS = 1 << 22,
-	TB_HASH_BITS = 17,
+	TB_HASH_BITS = 16,
 	TB_HASH = 1 << TB_HASH_BITS,
+	PAGE_HASH_BITS = 14,
+	PAGE_HASH = 1 << PAGE_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
 	HOT = 24	  /* runs in the interpreter before translation */
 };
@@ -164,9 +166,9 @@ struct trans {
 		struct area near, far;
 		unsigned nsites, nblocks; /* of all: where the next goes */
 	} copies;
-	struct tblock *hash[TB_HASH];
-	struct tblock *twins[TB_HASH];
-	struct tlink *by_page[TB_HASH];
+	uint32_t hash[TB_HASH]; /* in block[], + 1; 0: none */
+	uint32_t twins[TB_HASH];
+	struct tlink *by_page[PAGE_HASH];
 	bool itab_used[MMU_COUNT];
 	unsigned hot;
 	struct tblock *found; /* by the last find() */

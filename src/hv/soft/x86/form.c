@@ -17,7 +17,7 @@
 #include "hv/soft/mem.h"
 #include "hv/soft/x86/decode.h"
 
-enum { FORM_BITS = 12, FORMS = 1 << FORM_BITS, MAX_HEAD = 8, MAX_OPS = 5 };
+enum { FORM_BITS = 12, FORMS = 1 << FORM_BITS, MAX_HEAD = 8, MAX_OPS = 4 };
 
 /* Zydis' view, which translation needs. */
 struct view {
