@@ -364,9 +364,11 @@ static void *console(struct job *job)
 {
 	FILE *f = fopen("/dev/hvc0", "w");
 
-	if (!f)
+	if (!f) {
 		bad("no console", (uint64_t)errno, 0);
-	for (unsigned long n = 0; f; n++) {
+		return NULL;
+	}
+	for (unsigned long n = 0;; n++) {
 		fprintf(f, "%lu\n", n);
 		fflush(f);
 		done(job);

@@ -745,7 +745,7 @@ static void goes_on(const char *path)
 {
 	const struct vm_restore_options force = { .force = true };
 	struct husk_error err = { 0 };
-	struct vm_config *cfg;
+	struct vm_config *cfg = NULL;
 	struct vm_saved *saved;
 	uint64_t size;
 	uint8_t *whole;
