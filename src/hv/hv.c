@@ -148,12 +148,12 @@ static bool known_model(const char *name)
  */
 static void *alloc_zeroed(size_t size)
 {
-	void *whole = calloc(1, size + ALIGN + sizeof(whole));
+	void *whole = calloc(1, size + ALIGN + sizeof(void *));
 	uintptr_t at;
 
 	if (!whole)
 		return NULL;
-	at = ALIGN_UP((uintptr_t)whole + sizeof(whole), (uintptr_t)ALIGN);
+	at = ALIGN_UP((uintptr_t)whole + sizeof(void *), (uintptr_t)ALIGN);
 	((void **)at)[-1] = whole;
 	return (void *)at;
 }

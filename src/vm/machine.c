@@ -246,8 +246,9 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	vm->news.call = cfg->news;
 	vm->news.opaque = cfg->news_opaque;
 	pthread_mutex_init(&vm->news.lock, NULL);
-	ret = vm->event_fd < 0 || vm->news.fd < 0 ? error_errno(err, -errno, "eventfd")
-			       : build(vm, cfg, tsc_khz, err);
+	ret = vm->event_fd < 0 || vm->news.fd < 0
+		      ? error_errno(err, -errno, "eventfd")
+		      : build(vm, cfg, tsc_khz, err);
 	if (!ret) {
 		ret = remember(vm, cfg);
 		if (ret)

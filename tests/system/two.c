@@ -109,8 +109,8 @@ static void serve(struct guest *g, const char *tools)
 	g->server = fork();
 	if (g->server)
 		return;
-	freopen("/dev/null", "w", stdout);
-	execl(program, "sock", where, "serve", NULL);
+	if (freopen("/dev/null", "w", stdout))
+		execl(program, "sock", where, "serve", NULL);
 	_exit(1);
 }
 

@@ -503,8 +503,8 @@ struct cpu {
 	bool ready;	  /* the TLB is set up */
 	struct block_cache *cache;
 	struct forms *forms; /* x86/form.c; NULL: does without */
-	void *fpu_cache; /* x86/fpu.c: generated code */
-	bool fpu_full;	 /* it wants to be dropped, see REQ_CODE */
+	void *fpu_cache;     /* x86/fpu.c: generated code */
+	bool fpu_full;	     /* it wants to be dropped, see REQ_CODE */
 	struct hv_cpuid cpuid[64];
 	unsigned ncpuid;
 	bool amd; /* vendor, where the two differ */
