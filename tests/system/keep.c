@@ -232,7 +232,7 @@ static void *accept_all(void *arg)
 static void serve(int family, const void *addr, socklen_t len)
 {
 	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_in in;
+	struct sockaddr_in in = { 0 };
 	socklen_t size = sizeof(in);
 	pthread_t t;
 
