@@ -206,6 +206,54 @@ static inline void e_gs_imm(struct emit *e, uint32_t off, uint32_t imm)
 	e4(e, imm);
 }
 
+/* mov gs:[off], ax */
+static inline void e_gs_store_ax(struct emit *e, uint32_t off)
+{
+	E(e, 0x65, 0x66, 0x89, 0x04, 0x25);
+	e4(e, off);
+}
+
+/* test dword gs:[off], imm */
+static inline void e_gs_test(struct emit *e, uint32_t off, uint32_t imm)
+{
+	E(e, 0x65, 0xf7, 0x04, 0x25);
+	e4(e, off);
+	e4(e, imm);
+}
+
+/* movzx reg32, byte or word gs:[off] */
+static inline void e_gs_movzx(struct emit *e, bool word, unsigned reg,
+			      uint32_t off)
+{
+	e1(e, 0x65);
+	if (reg > 7)
+		e1(e, 0x44);
+	e1(e, 0x0f);
+	e1(e, word ? 0xb7 : 0xb6);
+	e_mem(e, reg, -1, -1, 0, (int32_t)off);
+}
+
+/* op reg32, imm: 1 OR, 4 AND */
+static inline void e_r_imm(struct emit *e, unsigned op, unsigned reg,
+			   uint32_t imm)
+{
+	if (reg > 7)
+		e1(e, 0x41);
+	e1(e, 0x81);
+	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
+	e4(e, imm);
+}
+
+/* shl (4), shr (5) or sar (7) reg, n (64-bit) */
+static inline void e_r_shift(struct emit *e, unsigned op, unsigned reg,
+			     uint8_t n)
+{
+	e1(e, rex(1, 0, -1, (int)reg));
+	e1(e, 0xc1);
+	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
+	e1(e, n);
+}
+
 static inline void e_imm(struct emit *e, unsigned reg, uint64_t v)
 {
 	if (v == (uint32_t)v) {

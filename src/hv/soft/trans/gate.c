@@ -18,40 +18,6 @@ enum {
 	SYSRET_FLAGS = 0x3c7fd7
 };
 
-#define SEG_FIELD(n, field) \
-	(GS(seg) + (n) * (uint32_t)sizeof(struct segreg) + \
-	 (uint32_t)offsetof(struct segreg, field))
-
-static void slow_if(struct tctx *x, struct tinsn *ti, unsigned cc)
-{
-	cold_add(x, e_jcc(&x->e, cc), insn_site(x, ti));
-}
-
-/* op eax (0) or r15d, imm: 1 OR, 4 AND */
-static void imm32(struct emit *e, unsigned op, unsigned reg, uint32_t imm)
-{
-	if (reg > 7)
-		e1(e, 0x41);
-	e1(e, 0x81);
-	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
-	e4(e, imm);
-}
-
-static void shift(struct emit *e, unsigned op, unsigned reg, uint8_t n)
-{
-	e1(e, rex(1, 0, -1, (int)reg));
-	e1(e, 0xc1);
-	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
-	e1(e, n);
-}
-
-static void test_gs(struct emit *e, uint32_t off, uint32_t imm)
-{
-	E(e, 0x65, 0xf7, 0x04, 0x25);
-	e4(e, off);
-	e4(e, imm);
-}
-
 static void store_byte(struct emit *e, uint32_t off, uint8_t v)
 {
 	E(e, 0x65, 0xc6, 0x04, 0x25);
@@ -59,20 +25,13 @@ static void store_byte(struct emit *e, uint32_t off, uint8_t v)
 	e1(e, v);
 }
 
-/* mov gs:[off], ax */
-static void store_ax(struct emit *e, uint32_t off)
-{
-	E(e, 0x65, 0x66, 0x89, 0x04, 0x25);
-	e4(e, off);
-}
-
 /* A flat segment, all but the selector. */
 static void store_seg(struct emit *e, unsigned n, uint32_t access)
 {
-	e_gs_imm(e, SEG_FIELD(n, limit), 0xffffffff);
-	e_gs_imm(e, SEG_FIELD(n, access), access);
+	e_gs_imm(e, GS_SEG(n, limit), 0xffffffff);
+	e_gs_imm(e, GS_SEG(n, access), access);
 	E(e, 0x65, 0x48, 0xc7, 0x04, 0x25);
-	e4(e, SEG_FIELD(n, base));
+	e4(e, GS_SEG(n, base));
 	e4(e, 0);
 }
 
@@ -88,7 +47,7 @@ static void check_mode(struct tctx *x, struct tinsn *ti, unsigned cpl,
 {
 	struct emit *e = &x->e;
 
-	test_gs(e, GS(efer), EFER_SCE);
+	e_gs_test(e, GS(efer), EFER_SCE);
 	slow_if(x, ti, CC_E);
 	E(e, 0x65, 0x81, 0x3c, 0x25); /* cmp dword gs:[], */
 	e4(e, GS(tr.itab_key) + 4 * mmu);
@@ -96,36 +55,11 @@ static void check_mode(struct tctx *x, struct tinsn *ti, unsigned cpl,
 	slow_if(x, ti, CC_NE);
 }
 
-/* c->rflags and tr.flags = T0; both temporaries are clobbered. */
+/* All flags are those of T0; both temporaries are clobbered. */
 static void put_flags(struct tctx *x)
 {
-	struct emit *e = &x->e;
-
-	e_gs_store(e, T0, GS(rflags));
-	e_mov(e, T1, T0);
-	shift(e, 5, T1, 11);
-	imm32(e, 4, T1, 1);
-	shift(e, 4, T0, 8);
-	imm32(e, 4, T0, 0xd500);
-	imm32(e, 1, T0, 0x200);
-	e_rr(e, 0x09, T0, T1);
-	store_ax(e, GS(tr.flags));
-	x->fl_mem = true;
-}
-
-/* T0 = all flags; T1 is clobbered. */
-static void get_flags(struct emit *e)
-{
-	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25); /* movzx eax, byte gs:[] */
-	e4(e, GS(tr.flags) + 1);
-	E(e, 0x65, 0x44, 0x0f, 0xb6, 0x3c, 0x25); /* movzx r15d, ... */
-	e4(e, GS(tr.flags));
-	shift(e, 4, T1, 11);
-	imm32(e, 4, T0, FL_ARITH & ~FL_OF);
-	e_rr(e, 0x09, T0, T1);
-	e_gs(e, 0, 0x8b, T1, GS(rflags));
-	imm32(e, 4, T1, ~(uint32_t)FL_ARITH);
-	e_rr(e, 0x09, T0, T1);
+	e_gs_store(&x->e, T0, GS(rflags));
+	emit_flags_arith(x);
 }
 
 /* To T0 in ring cpl. */
@@ -150,21 +84,21 @@ static bool emit_syscall(struct tctx *x, struct tinsn *ti)
 		return false;
 	flags_spill(x, ti);
 	check_mode(x, ti, 0, mmu);
-	test_gs(e, GS(rflags), ODD_FLAGS);
+	e_gs_test(e, GS(rflags), ODD_FLAGS);
 	slow_if(x, ti, CC_NE);
-	get_flags(e);
+	emit_flags_read(e, 0);
 	e_mov(e, H_R11, T0);
 	e_gs(e, 0, 0x8b, T1, GS(msr.sfmask));
 	E(e, 0x41, 0xf7, 0xd7); /* not r15d */
 	E(e, 0x44, 0x21, 0xf8); /* and eax, r15d */
-	imm32(e, 1, T0, 2);
+	e_r_imm(e, 1, T0, 2);
 	put_flags(x);
 	e_gs_load(e, T0, GS(msr.star));
-	shift(e, 5, T0, 32);
-	imm32(e, 4, T0, 0xfffc);
-	store_ax(e, SEG_FIELD(SEG_CS, sel));
+	e_r_shift(e, 5, T0, 32);
+	e_r_imm(e, 4, T0, 0xfffc);
+	e_gs_store_ax(e, GS_SEG(SEG_CS, sel));
 	E(e, 0x83, 0xc0, 0x08); /* add eax, 8 */
-	store_ax(e, SEG_FIELD(SEG_SS, sel));
+	e_gs_store_ax(e, GS_SEG(SEG_SS, sel));
 	store_seg(e, SEG_CS, CODE64);
 	store_seg(e, SEG_SS, DATA);
 	emit_place(x, H_RCX, ti->rip + ti->d.i.length, RELOC_ADDRESS);
@@ -181,32 +115,25 @@ static bool emit_sysret(struct tctx *x, struct tinsn *ti)
 		return false;
 	flags_spill(x, ti);
 	check_mode(x, ti, 3, MMU_USER);
-	E(e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[irq_check], 0 */
-	e4(e, GS(irq_check));
-	e1(e, 0);
-	slow_if(x, ti, CC_NE);
-	e_mov(e, T1, H_RCX);
-	shift(e, 4, T1, 16);
-	shift(e, 7, T1, 16);
-	e_rr(e, 0x39, T1, H_RCX);
-	slow_if(x, ti, CC_NE);
+	slow_if_irq(x, ti);
+	slow_unless_canonical(x, ti, H_RCX);
 	e_mov(e, T0, H_R11);
 	E(e, 0xa9); /* test eax, */
 	e4(e, ODD_FLAGS);
 	slow_if(x, ti, CC_NE);
-	imm32(e, 4, T0, SYSRET_FLAGS);
-	imm32(e, 1, T0, 2);
+	e_r_imm(e, 4, T0, SYSRET_FLAGS);
+	e_r_imm(e, 1, T0, 2);
 	put_flags(x);
 	e_gs_load(e, T0, GS(msr.star));
-	shift(e, 5, T0, 48);
+	e_r_shift(e, 5, T0, 48);
 	E(e, 0x83, 0xc0, 0x08); /* add eax, 8 */
-	imm32(e, 1, T0, 3);
-	store_ax(e, SEG_FIELD(SEG_SS, sel));
+	e_r_imm(e, 1, T0, 3);
+	e_gs_store_ax(e, GS_SEG(SEG_SS, sel));
 	e_gs_load(e, T0, GS(msr.star));
-	shift(e, 5, T0, 48);
+	e_r_shift(e, 5, T0, 48);
 	E(e, 0x83, 0xc0, 0x10); /* add eax, 16 */
-	imm32(e, 1, T0, 3);
-	store_ax(e, SEG_FIELD(SEG_CS, sel));
+	e_r_imm(e, 1, T0, 3);
+	e_gs_store_ax(e, GS_SEG(SEG_CS, sel));
 	store_seg(e, SEG_CS, CODE64 | USER);
 	store_seg(e, SEG_SS, DATA | USER);
 	e_mov(e, T0, H_RCX);

@@ -37,55 +37,50 @@ static void gs_imm(struct emit *e, unsigned op, uint32_t off, uint32_t imm)
 	e4(e, imm);
 }
 
-static void gs_test(struct emit *e, uint32_t off, uint32_t imm)
-{
-	E(e, 0x65, 0xf7, 0x04, 0x25);
-	e4(e, off);
-	e4(e, imm);
-}
-
-/* op reg32, imm */
-static void r_imm(struct emit *e, unsigned op, unsigned reg, uint32_t imm)
-{
-	if (reg > 7)
-		e1(e, 0x41);
-	e1(e, 0x81);
-	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
-	e4(e, imm);
-}
-
-/* shl (4) or shr (5) reg, n (64-bit) */
-static void r_shift(struct emit *e, unsigned op, unsigned reg, uint8_t n)
-{
-	e1(e, rex(1, 0, -1, (int)reg));
-	e1(e, 0xc1);
-	e1(e, (uint8_t)(0xc0 | op << 3 | (reg & 7)));
-	e1(e, n);
-}
-
-/* movzx reg32, byte or word gs:[off] */
-static void gs_movzx(struct emit *e, bool word, unsigned reg, uint32_t off)
-{
-	e1(e, 0x65);
-	if (reg > 7)
-		e1(e, 0x44);
-	e1(e, 0x0f);
-	e1(e, word ? 0xb7 : 0xb6);
-	e_mem(e, reg, -1, -1, 0, (int32_t)off);
-}
-
-static void slow_if(struct tctx *x, struct tinsn *ti, unsigned cc)
-{
-	cold_add(x, e_jcc(&x->e, cc), insn_site(x, ti));
-}
-
-/* An interrupt waits for IF: the interpreter knows what STI's shadow is. */
-static void slow_if_irq(struct tctx *x, struct tinsn *ti)
+void slow_if_irq(struct tctx *x, struct tinsn *ti)
 {
 	E(&x->e, 0x65, 0x80, 0x3c, 0x25); /* cmp byte gs:[irq_check], 0 */
 	e4(&x->e, GS(irq_check));
 	e1(&x->e, 0);
 	slow_if(x, ti, CC_NE);
+}
+
+void slow_unless_canonical(struct tctx *x, struct tinsn *ti, unsigned reg)
+{
+	struct emit *e = &x->e;
+
+	e_mov(e, T1, reg);
+	e_r_shift(e, 4, T1, 16);
+	e_r_shift(e, 7, T1, 16);
+	e_rr(e, 0x39, T1, reg);
+	slow_if(x, ti, CC_NE);
+}
+
+void emit_flags_read(struct emit *e, uint32_t without)
+{
+	e_gs_movzx(e, false, T0, GS(tr.flags) + 1);
+	e_gs_movzx(e, false, T1, GS(tr.flags));
+	e_r_shift(e, 4, T1, 11);
+	e_r_imm(e, 4, T0, FL_ARITH & ~FL_OF);
+	e_rr(e, 0x09, T0, T1);
+	e_gs(e, 0, 0x8b, T1, GS(rflags));
+	e_r_imm(e, 4, T1, ~(uint32_t)(FL_ARITH | without));
+	e_rr(e, 0x09, T0, T1);
+}
+
+void emit_flags_arith(struct tctx *x)
+{
+	struct emit *e = &x->e;
+
+	e_mov(e, T1, T0);
+	e_r_shift(e, 5, T1, 11);
+	e_r_imm(e, 4, T1, 1);
+	e_r_shift(e, 4, T0, 8);
+	e_r_imm(e, 4, T0, 0xd500);
+	e_r_imm(e, 1, T0, 0x200);
+	e_rr(e, 0x09, T0, T1);
+	e_gs_store_ax(e, GS(tr.flags));
+	x->fl_mem = true;
 }
 
 static bool emit_sti(struct tctx *x, struct tinsn *ti)
@@ -101,14 +96,7 @@ static bool emit_pushf(struct tctx *x, struct tinsn *ti)
 	struct emit *e = &x->e;
 
 	flags_spill(x, ti);
-	gs_movzx(e, false, T0, GS(tr.flags) + 1);
-	gs_movzx(e, false, T1, GS(tr.flags));
-	r_shift(e, 4, T1, 11);
-	r_imm(e, 4, T0, FL_ARITH & ~FL_OF);
-	e_rr(e, 0x09, T0, T1);
-	e_gs(e, 0, 0x8b, T1, GS(rflags));
-	r_imm(e, 4, T1, ~(uint32_t)(FL_ARITH | FL_RF | FL_VM));
-	e_rr(e, 0x09, T0, T1);
+	emit_flags_read(e, FL_RF | FL_VM);
 	e_gs_store(e, T0, GS(tr.temp));
 	emit_reg_disp(x, R_RSP, -x->word);
 	emit_lookup(x, ti, x->word, true, false);
@@ -141,20 +129,11 @@ static bool emit_popf(struct tctx *x, struct tinsn *ti)
 	if (!e->full)
 		e_aim(off, e->p);
 	e_mov(e, T1, T0);
-	r_imm(e, 4, T1, FL_IF);
+	e_r_imm(e, 4, T1, FL_IF);
 	gs_imm(e, 4, GS(rflags), ~(uint32_t)FL_IF);
 	e_gs(e, 0, 0x09, T1, GS(rflags));
-	e_mov(e, T1, T0);
-	r_shift(e, 5, T1, 11);
-	r_imm(e, 4, T1, 1);
-	r_shift(e, 4, T0, 8);
-	r_imm(e, 4, T0, 0xd500);
-	r_imm(e, 1, T0, 0x200);
-	e_rr(e, 0x09, T0, T1);
-	E(e, 0x65, 0x66, 0x89, 0x04, 0x25); /* mov gs:[flags], ax */
-	e4(e, GS(tr.flags));
+	emit_flags_arith(x);
 	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, x->word);
-	x->fl_mem = true;
 	x->fl_host = false;
 	return true;
 }
@@ -178,7 +157,7 @@ static bool emit_rdtsc(struct tctx *x, struct tinsn *ti, bool aux)
 		return false;
 	flags_spill(x, ti);
 	if (x->c->cpl) {
-		gs_test(e, GS(cr4), CR4_TSD);
+		e_gs_test(e, GS(cr4), CR4_TSD);
 		slow_if(x, ti, CC_NE);
 	}
 	if (aux) { /* it waits for what is before it: LFENCE */
@@ -186,11 +165,11 @@ static bool emit_rdtsc(struct tctx *x, struct tinsn *ti, bool aux)
 		e_gs(e, 0, 0x8b, H_RCX, GS(msr.tsc_aux));
 	}
 	E(e, 0x0f, 0x31);
-	r_shift(e, 4, H_RDX, 32);
+	e_r_shift(e, 4, H_RDX, 32);
 	e_rr(e, 0x09, H_RDX, H_RAX);
 	e_gs(e, 1, 0x03, H_RDX, GS(tsc_offset));
 	E(e, 0x41, 0x89, 0xd5); /* mov r13d, edx */
-	r_shift(e, 5, H_RDX, 32);
+	e_r_shift(e, 5, H_RDX, 32);
 	return true;
 }
 
@@ -202,12 +181,11 @@ static bool emit_base(struct tctx *x, struct tinsn *ti, unsigned seg, bool wr)
 	int h = host_reg(g);
 
 	flags_spill(x, ti);
-	gs_test(e, GS(cr4), CR4_FSGSBASE);
+	e_gs_test(e, GS(cr4), CR4_FSGSBASE);
 	slow_if(x, ti, CC_E);
 	if (!wr) {
 		e_gs(e, wide, 0x8b, h < 0 ? T0 : (unsigned)h,
-		     GS(seg) + seg * (uint32_t)sizeof(struct segreg) +
-			     (uint32_t)offsetof(struct segreg, base));
+		     GS_SEG(seg, base));
 		if (h < 0)
 			e_gs_store(e, T0, GS_GPR(g));
 		return true;
@@ -219,14 +197,8 @@ static bool emit_base(struct tctx *x, struct tinsn *ti, unsigned seg, bool wr)
 		e1(e, 0x89);
 		e1(e, (uint8_t)(0xc0 | (h & 7) << 3));
 	}
-	e_mov(e, T1, T0);
-	r_shift(e, 4, T1, 16);
-	r_shift(e, 7, T1, 16);
-	e_rr(e, 0x39, T1, T0);
-	slow_if(x, ti, CC_NE);
-	e_gs_store(e, T0,
-		   GS(seg) + seg * (uint32_t)sizeof(struct segreg) +
-			   (uint32_t)offsetof(struct segreg, base));
+	slow_unless_canonical(x, ti, T0);
+	e_gs_store(e, T0, GS_SEG(seg, base));
 	return true;
 }
 
@@ -250,7 +222,7 @@ static bool emit_load(struct tctx *x, struct tinsn *ti, uint32_t from,
 		return true;
 	}
 	if (size == 32)
-		gs_movzx(e, true, to, from);
+		e_gs_movzx(e, true, to, from);
 	else
 		e_gs_load(e, to, from);
 	if (h < 0)
@@ -272,9 +244,7 @@ static bool emit_mov_from(struct tctx *x, struct tinsn *ti)
 	switch (ZydisRegisterGetClass(from->reg.value)) {
 	case ZYDIS_REGCLASS_SEGMENT:
 		return n <= SEG_GS &&
-		       emit_load(x, ti,
-				 GS(seg) + n * (uint32_t)sizeof(struct segreg) +
-					 (uint32_t)offsetof(struct segreg, sel),
+		       emit_load(x, ti, GS_SEG(n, sel),
 				 ti->d.op[0].size == 16 ? 16 : 32);
 	case ZYDIS_REGCLASS_CONTROL: break;
 	default: return false;

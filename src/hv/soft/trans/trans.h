@@ -309,8 +309,11 @@ struct tctx {
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
 #define GS_GPR(n) (GS(gpr) + 8 * (uint32_t)(n))
-#define TLB_TAG	  ((uint32_t)offsetof(struct tlb_entry, tag))
-#define TLB_HOST  ((uint32_t)offsetof(struct tlb_entry, host))
+#define GS_SEG(n, field) \
+	(GS(seg) + (n) * (uint32_t)sizeof(struct segreg) + \
+	 (uint32_t)offsetof(struct segreg, field))
+#define TLB_TAG	 ((uint32_t)offsetof(struct tlb_entry, tag))
+#define TLB_HOST ((uint32_t)offsetof(struct tlb_entry, host))
 
 static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 {
@@ -367,6 +370,12 @@ static inline unsigned insn_site(struct tctx *x, struct tinsn *ti)
 		s->x87 = x->x87;
 	}
 	return (unsigned)ti->site;
+}
+
+/* The unusual case goes to the interpreter. */
+static inline void slow_if(struct tctx *x, struct tinsn *ti, unsigned cc)
+{
+	cold_add(x, e_jcc(&x->e, cc), insn_site(x, ti));
 }
 
 /* False: the instruction raises, which the interpreter does. */
@@ -458,6 +467,16 @@ void emit_x87_load(struct emit *e);
 void emit_x87_store(struct emit *e);
 /* No exception can be raised or is pending. */
 bool x87_ready(const struct cpu *c);
+
+/* system.c, for gate.c too */
+/* An interrupt waits for IF: the interpreter knows what STI's shadow is. */
+void slow_if_irq(struct tctx *x, struct tinsn *ti);
+/* reg is not T1, which is clobbered */
+void slow_unless_canonical(struct tctx *x, struct tinsn *ti, unsigned reg);
+/* T0 = rflags but these, from where they are spilled; T1 = clobbered */
+void emit_flags_read(struct emit *e, uint32_t without);
+/* The guest's arithmetic flags are those of T0; T0, T1 = clobbered */
+void emit_flags_arith(struct tctx *x);
 
 /* flow.c: go to T0; undo: what to add to rsp if the branch must fault */
 void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo);
