@@ -481,7 +481,7 @@ static uint64_t wrap(const struct cpu *c, uint64_t lin)
 
 static void check_canonical(struct cpu *c, unsigned seg, uint64_t lin)
 {
-	if ((uint64_t)((int64_t)(lin << 16) >> 16) == lin)
+	if (canonical(lin))
 		return;
 	x86_fault(c, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
 }

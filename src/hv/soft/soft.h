@@ -563,6 +563,12 @@ _Noreturn void cpu_error(struct cpu *c, const char *fmt, ...);
 
 /* -- memory (mem.c; fast paths inline in mem.h) --------------------------- */
 
+/* Bits 63:47 are equal: SDM 1, 3.3.7.1. */
+static inline bool canonical(uint64_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+
 /*
  * lin is a linear address; seg only says which fault a bad address gives
  * (#SS for SEG_SS, else #GP) and SEG_SYS makes it a supervisor access.

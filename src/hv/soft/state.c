@@ -44,11 +44,6 @@ static const uint32_t kept[] = {
 
 _Static_assert(ARRAY_SIZE(kept) <= HV_MAX_MSRS, "state.msr is too small");
 
-static bool canonical(uint64_t v)
-{
-	return (uint64_t)((int64_t)(v << 16) >> 16) == v;
-}
-
 /* -- get ------------------------------------------------------------------ */
 
 static void get_system(struct cpu *c, struct hv_state *s)

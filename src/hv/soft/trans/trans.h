@@ -389,11 +389,6 @@ static inline bool vec_allowed(const struct cpu *c, const struct tinsn *ti)
 	       (c->cr4 & CR4_OSXSAVE && (c->xcr0 & 6) == 6);
 }
 
-static inline bool canonical(uint64_t a)
-{
-	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
-}
-
 /* A data segment with any base, whose offsets all are within the limit. */
 static inline bool seg_unlimited(const struct segreg *s)
 {

@@ -463,7 +463,7 @@ static void op_movbe_store(struct cpu *c, const struct insn *in)
 static inline uint64_t branch_target(struct cpu *c, unsigned opsize, uint64_t t)
 {
 	if (likely(c->mode == MODE_64)) {
-		if (unlikely((uint64_t)((int64_t)(t << 16) >> 16) != t))
+		if (unlikely(!canonical(t)))
 			x86_gp(c, 0);
 		return t;
 	}

@@ -149,11 +149,6 @@ int soft_time_start(struct hv_vm *hv)
 
 /* -- checks --------------------------------------------------------------- */
 
-static bool canonical(uint64_t v)
-{
-	return (uint64_t)((int64_t)(v << 16) >> 16) == v;
-}
-
 static bool pat_valid(uint64_t v)
 {
 	for (unsigned i = 0; i < 8; i++) {

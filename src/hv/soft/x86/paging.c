@@ -185,8 +185,7 @@ bool page_probe(struct cpu *c, uint64_t va, int acc, unsigned mmu,
 	unsigned level = 3;
 	uint64_t e;
 
-	if (!(c->efer & EFER_LMA) || mmu == MMU_USER_AC ||
-	    (uint64_t)((int64_t)(va << 16) >> 16) != va)
+	if (!(c->efer & EFER_LMA) || mmu == MMU_USER_AC || !canonical(va))
 		return false;
 	for (;; level--) {
 		unsigned shift = 12 + 9 * level;

@@ -18,11 +18,6 @@ struct stk {
 	bool wide;    /* 64-bit: flat, canonical check only */
 };
 
-static inline bool canonical(uint64_t a)
-{
-	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
-}
-
 static inline bool null_sel(uint16_t sel)
 {
 	return !(sel & ~3);
