@@ -7,6 +7,7 @@
  * that runs, so that del and cancel can wait for it.
  */
 #include "base/loop.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -212,7 +213,7 @@ int loop_start(struct loop *l)
 	if (!l->started) {
 		l->stop = false;
 		/* The thread waits for the lock, so it sees started. */
-		ret = -pthread_create(&l->thread, NULL, loop_main, l);
+		ret = thread_start(&l->thread, "husk-loop", loop_main, l);
 		l->started = ret == 0;
 	}
 	pthread_mutex_unlock(&l->lock);

@@ -6,6 +6,7 @@
  * keep to instructions that /dev/kvm also has where it emulates CPL 0.
  * Exit status 77: no usable /dev/kvm.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -224,8 +225,21 @@ static void enable_apic(struct bare *g)
 	hv_vcpu_set(g->cpu, HV_STATE_APIC, &s);
 }
 
+static unsigned descriptors(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n;
+}
+
 static void test_interrupts(void)
 {
+	unsigned before = descriptors();
 	struct bare g;
 	pthread_t t;
 	int fd;
@@ -247,6 +261,7 @@ static void test_interrupts(void)
 	check(hv_irqfd(g.vm, 5, -1) == 0, "irqfd_goes");
 	close(fd);
 	bare_stop(&g);
+	check(descriptors() == before, "irqfd_leaves_no_descriptor");
 
 	START(&g, LONG, code_wait);
 	hv_vcpu_want_window(g.cpu, true);

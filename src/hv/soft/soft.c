@@ -25,7 +25,9 @@
 #include <x86intrin.h>
 
 #include "base/error.h"
+#include "base/loop.h"
 #include "hv/soft/mem.h"
+#include "hv/soft/route.h"
 #include "hv/soft/state.h"
 #include "hv/soft/timer.h"
 #include "hv/soft/trans/trans.h"
@@ -38,14 +40,6 @@ enum {
 };
 
 int x86_combine(unsigned first, unsigned second);
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
 
 /* -- leaving an instruction ----------------------------------------------- */
 
@@ -457,13 +451,13 @@ static bool wait_runnable(struct cpu *c)
 			}
 		}
 		if (!atomic_load(&c->request)) {
-			c->stats.exec_ns += now_ns();
+			c->stats.exec_ns += loop_now();
 			if (halted)
 				kvmpv_sleep(c);
 			cpu_sleep(c, halted);
 			if (halted)
 				kvmpv_wake(c);
-			c->stats.exec_ns -= now_ns();
+			c->stats.exec_ns -= loop_now();
 		}
 		if (atomic_load(&c->request) && !serve_requests(c))
 			return false;
@@ -588,7 +582,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 	c->replay.at = 0;
 	exit->reason = HV_EXIT_NONE;
 	cpu_unpark(c);
-	c->stats.exec_ns -= now_ns();
+	c->stats.exec_ns -= loop_now();
 	if (!one)
 		kvmpv_enter(c);
 	host_gs = gs_set((uintptr_t)c);
@@ -618,7 +612,7 @@ static int run(struct cpu *c, struct hv_exit *exit, bool one)
 		loop(c);
 out:
 	gs_set(host_gs);
-	c->stats.exec_ns += now_ns();
+	c->stats.exec_ns += loop_now();
 	c->stats.exits[exit->reason]++;
 	cpu_park(c);
 	return 0;
@@ -692,177 +686,6 @@ static int soft_nmi(struct hv_vcpu *v)
 	return 0;
 }
 
-/* -- routes, eventfds, doorbells ------------------------------------------ */
-
-/* One thread per VM, started by the first irqfd: eventfd -> message. */
-struct irqfds {
-	pthread_t thread;
-	int epoll, stop;
-	struct soft_vm *vm;
-};
-
-static void *irqfd_main(void *arg)
-{
-	struct irqfds *q = arg;
-	struct epoll_event ev[16];
-
-	for (;;) {
-		int n = epoll_wait(q->epoll, ev, ARRAY_SIZE(ev), -1);
-
-		for (int i = 0; i < n; i++) {
-			uint32_t gsi = ev[i].data.u32;
-			uint64_t count, addr;
-			uint32_t data;
-			int fd;
-
-			if (gsi >= SOFT_MAX_ROUTES)
-				return NULL;
-			pthread_mutex_lock(&q->vm->lock);
-			fd = q->vm->route[gsi].fd;
-			addr = q->vm->route[gsi].addr;
-			data = q->vm->route[gsi].data;
-			if (fd < 0 || read(fd, &count, 8) != 8)
-				addr = 0;
-			pthread_mutex_unlock(&q->vm->lock);
-			if (addr)
-				lapic_msi(q->vm, addr, data);
-		}
-	}
-}
-
-static int irqfds_start(struct soft_vm *vm)
-{
-	struct irqfds *q = calloc(1, sizeof(*q));
-	struct epoll_event ev = { .events = EPOLLIN, .data.u32 = UINT32_MAX };
-	int ret = -ENOMEM, fds[2];
-
-	if (!q)
-		return ret;
-	q->vm = vm;
-	if (pipe(fds))
-		goto err;
-	q->stop = fds[1];
-	q->epoll = epoll_create1(EPOLL_CLOEXEC);
-	ret = -errno;
-	if (q->epoll < 0 || epoll_ctl(q->epoll, EPOLL_CTL_ADD, fds[0], &ev))
-		goto err;
-	ret = -pthread_create(&q->thread, NULL, irqfd_main, q);
-	if (ret)
-		goto err;
-	vm->irqfd_thread = q;
-	return 0;
-err:
-	free(q);
-	return ret;
-}
-
-static void irqfds_stop(struct soft_vm *vm)
-{
-	struct irqfds *q = vm->irqfd_thread;
-
-	if (!q)
-		return;
-	if (write(q->stop, "", 1) == 1)
-		pthread_join(q->thread, NULL);
-	close(q->stop);
-	close(q->epoll);
-	free(q);
-}
-
-static int soft_route(struct hv_vm *hv, uint32_t gsi, uint64_t addr,
-		      uint32_t data)
-{
-	struct soft_vm *vm = to_soft(hv);
-
-	if (gsi >= SOFT_MAX_ROUTES)
-		return -EINVAL;
-	pthread_mutex_lock(&vm->lock);
-	vm->route[gsi].addr = addr;
-	vm->route[gsi].data = data;
-	pthread_mutex_unlock(&vm->lock);
-	return 0;
-}
-
-static int soft_irqfd(struct hv_vm *hv, uint32_t gsi, int fd)
-{
-	struct epoll_event ev = { .events = EPOLLIN, .data.u32 = gsi };
-	struct soft_vm *vm = to_soft(hv);
-	struct irqfds *q;
-	int ret = 0, old;
-
-	if (gsi >= SOFT_MAX_ROUTES)
-		return -EINVAL;
-	pthread_mutex_lock(&vm->lock);
-	if (!vm->irqfd_thread)
-		ret = irqfds_start(vm);
-	q = vm->irqfd_thread;
-	if (!ret) {
-		old = vm->route[gsi].fd;
-		if (old >= 0)
-			epoll_ctl(q->epoll, EPOLL_CTL_DEL, old, NULL);
-		vm->route[gsi].fd = fd;
-		if (fd >= 0 && epoll_ctl(q->epoll, EPOLL_CTL_ADD, fd, &ev)) {
-			ret = -errno;
-			vm->route[gsi].fd = -1;
-		}
-	}
-	pthread_mutex_unlock(&vm->lock);
-	return ret;
-}
-
-static bool same_doorbell(const struct hv_doorbell *a,
-			  const struct hv_doorbell *b)
-{
-	return a->space == b->space && a->addr == b->addr &&
-	       a->size == b->size && a->match == b->match &&
-	       (!a->match || a->value == b->value);
-}
-
-static int doorbell_add(struct soft_vm *vm, const struct hv_doorbell *db,
-			int fd)
-{
-	unsigned n = vm->ndoorbells + 1;
-	struct hv_doorbell *d = realloc(vm->doorbells, n * sizeof(*d));
-	int *fds;
-
-	if (!d)
-		return -ENOMEM;
-	vm->doorbells = d;
-	fds = realloc(vm->doorbell_fds, n * sizeof(*fds));
-	if (!fds)
-		return -ENOMEM;
-	vm->doorbell_fds = fds;
-	d[n - 1] = *db;
-	fds[n - 1] = fd;
-	vm->ndoorbells = n;
-	return 0;
-}
-
-static int soft_doorbell(struct hv_vm *hv, const struct hv_doorbell *db, int fd,
-			 bool add)
-{
-	struct soft_vm *vm = to_soft(hv);
-	int ret = -ENOENT;
-
-	pthread_rwlock_wrlock(&vm->slots);
-	for (unsigned i = 0; i < vm->ndoorbells; i++) {
-		if (!same_doorbell(&vm->doorbells[i], db))
-			continue;
-		ret = -EEXIST;
-		if (add)
-			break;
-		ret = 0;
-		vm->ndoorbells--;
-		vm->doorbells[i] = vm->doorbells[vm->ndoorbells];
-		vm->doorbell_fds[i] = vm->doorbell_fds[vm->ndoorbells];
-		break;
-	}
-	if (add && ret == -ENOENT)
-		ret = doorbell_add(vm, db, fd);
-	pthread_rwlock_unlock(&vm->slots);
-	return ret;
-}
-
 /* -- life ----------------------------------------------------------------- */
 
 struct instant {
@@ -876,7 +699,7 @@ static struct instant take_instant(void)
 	struct instant at = { 0, 0 };
 
 	for (unsigned i = 0; i < 16; i++) {
-		uint64_t c0 = __rdtsc(), ns = now_ns(), c1 = __rdtsc();
+		uint64_t c0 = __rdtsc(), ns = loop_now(), c1 = __rdtsc();
 
 		if (c1 - c0 < best) {
 			best = c1 - c0;
@@ -969,8 +792,6 @@ static int soft_vm_init(struct hv_vm *hv, struct husk_error *err)
 	pthread_mutex_init(&vm->world, NULL);
 	pthread_mutex_init(&vm->code, NULL);
 	pthread_rwlock_init(&vm->slots, NULL);
-	for (unsigned i = 0; i < SOFT_MAX_ROUTES; i++)
-		vm->route[i].fd = -1;
 	init_clock(vm);
 	return 0;
 }
@@ -979,11 +800,9 @@ static void soft_vm_finish(struct hv_vm *hv)
 {
 	struct soft_vm *vm = to_soft(hv);
 
-	irqfds_stop(vm);
+	route_finish(vm);
 	timer_stop(vm);
 	soft_mem_finish(vm);
-	free(vm->doorbells);
-	free(vm->doorbell_fds);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->world);
 	pthread_mutex_destroy(&vm->code);
@@ -1093,13 +912,13 @@ const struct hv_engine hv_engine_soft = {
 	.get = soft_get,
 	.set = soft_set,
 	.msi = soft_msi,
-	.route = soft_route,
-	.irqfd = soft_irqfd,
+	.route = route_set,
+	.irqfd = route_irqfd,
 	.inject = soft_inject,
 	.ready = soft_ready,
 	.want_window = soft_want_window,
 	.nmi = soft_nmi,
-	.doorbell = soft_doorbell,
+	.doorbell = route_doorbell,
 	.cpuid = soft_cpuid,
 	.clock_get = soft_clock_get,
 	.clock_set = soft_clock_set,

@@ -4,7 +4,8 @@
  *
  * Who owns what:
  *   soft.c       engine entry points, run loop around the interpreter
- *   mem.c tlb.c  guest-physical slots, page metadata, software TLB, slow paths
+ *   mem.c fill.c guest-physical slots, page metadata, software TLB, slow paths
+ *   route.c      eventfds into the guest and out of it; timer.c: its APIC timers
  *   cache.c      decoded blocks
  *   x86/decode.c bytes -> struct insn (Zydis), asks the binders for a handler
  *   x86/form.c   what was decoded before, for the next of its kind
@@ -211,23 +212,18 @@ struct soft_slot {
 	_Atomic uint64_t *dirty; /* NULL without HV_MEM_LOG */
 };
 
-enum { SOFT_MAX_SLOTS = 256, SOFT_MAX_ROUTES = 1024 };
+enum { SOFT_MAX_SLOTS = 256 };
 
 struct soft_vm {
 	struct hv_vm vm;
-	pthread_mutex_t lock; /* slots, routes, doorbells, exclusive */
+	pthread_mutex_t lock;		       /* routes, timer */
 	struct soft_slot slot[SOFT_MAX_SLOTS]; /* changed in a stopped world */
 	unsigned nslots;
-	struct hv_doorbell *doorbells;
+	struct hv_doorbell *doorbells; /* under slots */
 	int *doorbell_fds;
 	unsigned ndoorbells;
-	struct {
-		uint64_t addr;
-		uint32_t data;
-		int fd;
-	} route[SOFT_MAX_ROUTES];
-	void *irqfd_thread;
-	struct timer *timer; /* timer.c, from the first deadline on */
+	struct soft_routes *routes; /* route.c, from the first one on */
+	struct timer *timer;	    /* timer.c, from the first deadline on */
 	/*
 	 * The guest's TSC is the host's plus tsc_offset where that counts
 	 * evenly, else CLOCK_MONOTONIC in its units.  At host_tsc0 the clock

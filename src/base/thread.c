@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* thread.c - threads of a library */
+#include "base/thread.h"
+
+#include <signal.h>
+#include <stdio.h>
+
+int thread_start(pthread_t *thread, const char *name, void *(*run)(void *arg),
+		 void *arg)
+{
+	sigset_t all, old;
+	char text[16];
+	int ret;
+
+	/* A fault whose signal is blocked kills without its handler. */
+	sigfillset(&all);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGILL);
+	sigdelset(&all, SIGFPE);
+	sigdelset(&all, SIGABRT);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = pthread_create(thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (ret)
+		return -ret;
+	snprintf(text, sizeof(text), "%.15s", name);
+	pthread_setname_np(*thread, text);
+	return 0;
+}
