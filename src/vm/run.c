@@ -8,13 +8,13 @@
 #include "vm/machine.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vm/chips.h"
 #include "vm/virtio.h"
 
@@ -288,12 +288,9 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *cpu = arg;
 	struct vm *vm = cpu->vm;
-	char name[16];
 	bool last, cut;
 	int ret;
 
-	snprintf(name, sizeof(name), "vcpu%u", hv_vcpu_id(cpu->hv));
-	pthread_setname_np(pthread_self(), name);
 	while (!atomic_load(&vm->stopping)) {
 		if (atomic_load(&vm->pausing) && !park(cpu))
 			break;
@@ -331,36 +328,25 @@ static void *vcpu_main(void *arg)
 
 int run_start(struct vm *vm, struct husk_error *err)
 {
-	sigset_t all, old;
+	char name[16];
 	int ret = 0;
 
-	/*
-	 * Signals are for the threads of the program; a fault of ours is for
-	 * its handler, which could not run were it blocked.
-	 */
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_mutex_lock(&vm->lock);
 	for (unsigned i = 0; i < vm->ncpus && !ret; i++) {
 		struct vcpu *cpu = &vm->cpu[i];
 
-		ret = pthread_create(&cpu->thread, NULL, vcpu_main, cpu);
+		snprintf(name, sizeof(name), "vcpu%u", i);
+		ret = thread_start(&cpu->thread, name, vcpu_main, cpu);
 		if (!ret) {
 			cpu->started = true;
 			vm->running++;
 		}
 	}
 	pthread_mutex_unlock(&vm->lock);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!ret)
 		return 0;
 	run_failed(vm, "cannot start a thread");
-	return error_errno(err, -ret, "starting the threads of the CPUs");
+	return error_errno(err, ret, "starting the threads of the CPUs");
 }
 
 void run_failed(struct vm *vm, const char *text)

@@ -6,11 +6,11 @@
  * waits for; so a thread of the machine's does it.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vm/machine.h"
 #include "vm/virtio.h"
 
@@ -82,19 +82,15 @@ static void *space_main(void *arg)
 int space_init(struct vm *vm, struct husk_error *err)
 {
 	bool wanted = false;
-	sigset_t all, old;
 	int ret;
 
 	for (unsigned i = 0; i < MAX_DISKS; i++)
 		wanted |= vm->disk[i].pause_if_full;
 	if (!wanted)
 		return 0;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&vm->space_thread, NULL, space_main, vm);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = thread_start(&vm->space_thread, "husk-space", space_main, vm);
 	vm->has_space_thread = !ret;
-	return ret ? error_errno(err, -ret, "thread") : 0;
+	return ret ? error_errno(err, ret, "thread") : 0;
 }
 
 void space_finish(struct vm *vm)

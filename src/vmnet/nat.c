@@ -12,7 +12,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -23,14 +22,8 @@
 
 #include "base/bits.h"
 #include "base/error.h"
-
-static int64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
+#include "base/loop.h"
+#include "base/thread.h"
 
 /* -- what the stack asks of us -------------------------------------------- */
 
@@ -53,7 +46,7 @@ static void guest_error(const char *text, void *opaque)
 
 static int64_t clock_ns(void *opaque)
 {
-	return now_ns();
+	return (int64_t)loop_now();
 }
 
 static void *timer_new(SlirpTimerId id, void *timer_opaque, void *opaque)
@@ -179,7 +172,7 @@ void nat_release_locked(struct vmnet *net)
 
 static void run_timers(struct vmnet *net)
 {
-	int64_t now = now_ns() / 1000000;
+	int64_t now = (int64_t)loop_now() / 1000000;
 	struct vmnet_timer *t, *next;
 
 	for (t = net->timers; t; t = next) {
@@ -193,7 +186,7 @@ static void run_timers(struct vmnet *net)
 
 static uint32_t until_timer(struct vmnet *net, uint32_t timeout)
 {
-	int64_t now = now_ns() / 1000000;
+	int64_t now = (int64_t)loop_now() / 1000000;
 
 	for (struct vmnet_timer *t = net->timers; t; t = t->next)
 		if (t->when_ms && t->when_ms - now < timeout)
@@ -269,20 +262,6 @@ static Slirp *make_stack(struct vmnet *net)
 	return slirp_new(&c, &callbacks, net);
 }
 
-static int start_thread(struct vmnet *net)
-{
-	sigset_t all, old;
-	int ret;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&net->thread, NULL, nat_thread, net);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (!ret)
-		pthread_setname_np(net->thread, "vmnet");
-	return -ret;
-}
-
 /* The stack would leave sockets that listen open. */
 static void end_stack(struct vmnet *net)
 {
@@ -335,7 +314,9 @@ int vmnet_create(const struct vmnet_config *cfg, struct vmnet **out,
 	ret = net->wake_fd < 0 ? -errno : 0;
 	if (!ret) {
 		net->slirp = make_stack(net);
-		ret = net->slirp ? start_thread(net) : -ENOMEM;
+		ret = net->slirp ? thread_start(&net->thread, "vmnet",
+						nat_thread, net)
+				 : -ENOMEM;
 	}
 	if (ret) {
 		error_errno(err, ret, "network");

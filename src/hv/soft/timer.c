@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/loop.h"
+#include "base/thread.h"
+
 struct timer {
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -21,18 +24,10 @@ struct timer {
 	bool stop;
 };
 
-static uint64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 /* Tell who is due; the earliest of the others.  Under the lock. */
 static uint64_t serve(struct soft_vm *vm, struct timer *t)
 {
-	uint64_t now = clock_ns(), first = UINT64_MAX;
+	uint64_t now = loop_now(), first = UINT64_MAX;
 
 	for (unsigned i = 0; i < vm->vm.max_vcpus; i++) {
 		struct cpu *c = vm->cpu[i];
@@ -87,7 +82,7 @@ static struct timer *timer_start(struct soft_vm *vm)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&t->wake, &attr);
 	vm->timer = t;
-	if (pthread_create(&t->thread, NULL, timer_main, vm)) {
+	if (thread_start(&t->thread, "husk-timer", timer_main, vm)) {
 		vm->timer = NULL;
 		pthread_cond_destroy(&t->wake);
 		pthread_mutex_destroy(&t->lock);

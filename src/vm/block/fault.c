@@ -22,11 +22,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "base/loop.h"
 
 enum { SECTOR = 512, MAX_CHANGE = 64 << 20 };
 
@@ -174,12 +174,11 @@ static int write_all(int fd, const void *data, size_t len)
 /* req NULL: of the size. */
 static int record(struct fault *f, const struct block_req *req, uint64_t size)
 {
-	struct fault_record r = { .kind = RECORD_SIZE, .offset = size };
-	struct timespec now;
+	struct fault_record r = { .kind = RECORD_SIZE,
+				  .time_ns = loop_now(),
+				  .offset = size };
 	int ret;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	r.time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	if (req) {
 		r.kind = req->op == BLOCK_WRITE	  ? RECORD_WRITE
 			 : req->op == BLOCK_FLUSH ? RECORD_FLUSH

@@ -21,11 +21,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "base/loop.h"
 
 enum {
 	IOVS = 256,	     /* pieces given to the kernel at once */
@@ -323,24 +323,16 @@ static int pool_perform(void *arg, const struct block_req *req)
 	return file_perform(arg, req);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static bool quick_write(struct file *f, const struct block_req *req)
 {
-	uint64_t start = now_ns(), end;
+	uint64_t start = loop_now(), end;
 	unsigned slow;
 	ssize_t n;
 
 	if (start < atomic_load(&f->rest))
 		return false;
 	n = pwritev(f->fd, req->iov, req->iovcnt, (off_t)req->offset);
-	end = now_ns();
+	end = loop_now();
 	if (end - start < SLOW_NS) {
 		atomic_store(&f->slow, 0);
 	} else {

@@ -2,9 +2,8 @@
 /*
  * pool.c - threads that perform block requests
  */
+#include "base/thread.h"
 #include "vm/block/store.h"
-
-#include <signal.h>
 
 static void *pool_thread(void *arg)
 {
@@ -66,15 +65,9 @@ void pool_start(struct pool *p,
 /* Threads come as there is work for them: many images see none. */
 static void add_thread_locked(struct pool *p)
 {
-	sigset_t all, old;
-
-	if (p->nthreads == POOL_THREADS || p->inflight < p->nthreads)
-		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (!pthread_create(&p->thread[p->nthreads], NULL, pool_thread, p))
+	if (p->nthreads < POOL_THREADS && p->inflight >= p->nthreads &&
+	    !thread_start(&p->thread[p->nthreads], "husk-disk", pool_thread, p))
 		p->nthreads++;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 void pool_submit(struct pool *p, struct block_req *req)

@@ -12,10 +12,10 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/falloc.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "base/bits.h"
+#include "base/thread.h"
 
 enum { ENTRIES = 128, MAX_IOVS = 512 };
 
@@ -78,9 +78,7 @@ struct uring *uring_start(int fd, struct store *s)
 {
 	struct uring *u = calloc(1, sizeof(*u));
 	struct io_uring_probe *probe;
-	sigset_t all, old;
 	bool able;
-	int ret;
 
 	if (!u)
 		return NULL;
@@ -96,11 +94,7 @@ struct uring *uring_start(int fd, struct store *s)
 	io_uring_free_probe(probe);
 	pthread_mutex_init(&u->lock, NULL);
 	pthread_cond_init(&u->room, NULL);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = able ? pthread_create(&u->thread, NULL, uring_thread, u) : -1;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (!ret)
+	if (able && !thread_start(&u->thread, "husk-uring", uring_thread, u))
 		return u;
 	io_uring_queue_exit(&u->ring);
 	pthread_cond_destroy(&u->room);

@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <pty.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 enum {
 	RING = 65536, /* bytes for a program that does not take them */
@@ -512,7 +512,6 @@ static int open_peer(struct end *e, const struct end_config *cfg,
 static int open_call(struct end *e, const struct end_config *cfg,
 		     struct husk_error *err)
 {
-	sigset_t all, old;
 	int ret;
 
 	if (!cfg->output) {
@@ -522,15 +521,13 @@ static int open_call(struct end *e, const struct end_config *cfg,
 	e->output = cfg->output;
 	e->opaque = cfg->opaque;
 	e->ring = malloc(RING);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = e->ring ? pthread_create(&e->thread, NULL, pump, e) : ENOMEM;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = e->ring ? thread_start(&e->thread, "husk-port", pump, e)
+		      : -ENOMEM;
 	if (!ret)
 		return 0;
 	free(e->ring);
 	e->ring = NULL;
-	return error_errno(err, -ret, "a port's thread");
+	return error_errno(err, ret, "a port's thread");
 }
 
 struct end *end_open(const struct end_config *cfg, struct husk_error *err)

@@ -12,12 +12,12 @@
  * machine that was restored.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vm/fs/fs.h"
 #include "vm/virtio/virtq.h"
 
@@ -223,15 +223,9 @@ static void *worker_thread(void *arg)
 
 static void add_worker(struct fs_dev *d)
 {
-	sigset_t all, old;
-
-	if (d->nworkers == WORKERS)
-		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (!pthread_create(&d->worker[d->nworkers], NULL, worker_thread, d))
-		pthread_setname_np(d->worker[d->nworkers++], "husk-fs");
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (d->nworkers < WORKERS &&
+	    !thread_start(&d->worker[d->nworkers], "husk-fs", worker_thread, d))
+		d->nworkers++;
 }
 
 /* -- requests ------------------------------------------------------------- */

@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "husk/vm.h"
 
 /* -- the device's thread -------------------------------------------------- */
@@ -96,24 +96,6 @@ static void *device_thread(void *arg)
 		pthread_mutex_unlock(&v->dev.lock);
 	}
 	return NULL;
-}
-
-static int start_thread(struct virtio *v)
-{
-	sigset_t all, old;
-	char name[16];
-	int ret;
-
-	/* Signals are for the vCPUs' threads and the program. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&v->thread, NULL, device_thread, v);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (ret)
-		return -ret;
-	snprintf(name, sizeof(name), "%.15s", v->dev.id);
-	pthread_setname_np(v->thread, name);
-	return 0;
 }
 
 /* -- starting and stopping ------------------------------------------------ */
@@ -311,7 +293,7 @@ int virtio_init(struct virtio *v, struct husk_error *err)
 	ret = virtio_pci_init(v, err);
 	if (ret)
 		goto err_parts;
-	ret = start_thread(v);
+	ret = thread_start(&v->thread, v->dev.id, device_thread, v);
 	if (ret) {
 		error_errno(err, ret, "%s: no thread", v->dev.id);
 		goto err_pci;

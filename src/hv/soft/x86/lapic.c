@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/loop.h"
+
 enum {
 	REG_ID = 0x02,
 	REG_VERSION = 0x03,
@@ -405,7 +407,7 @@ static uint64_t period_ns(const struct lapic *l)
 
 static uint64_t now_ns(const struct lapic *l)
 {
-	return l->stopped_ns ? l->stopped_ns : soft_now_ns();
+	return l->stopped_ns ? l->stopped_ns : loop_now();
 }
 
 static void start_timer(struct lapic *l, uint64_t remaining_ns)

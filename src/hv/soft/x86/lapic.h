@@ -68,9 +68,7 @@ void lapic_force_deadline(struct cpu *c, uint64_t tsc);
 void lapic_stop_time(struct cpu *c, uint64_t ns);
 void lapic_start_time(struct cpu *c, uint64_t ns);
 
-/* msr.c: CLOCK_MONOTONIC, and its relation to the guest's TSC. */
-uint64_t soft_now_ns(void);
-/* CLOCK_MONOTONIC as counted by the TSC since the VM was made. */
+/* msr.c: CLOCK_MONOTONIC as counted by the TSC since the VM was made. */
 uint64_t soft_clock_ns(struct soft_vm *vm);
 /* The TSC of a vCPU without offset when soft_clock_ns() was vm->ns0. */
 uint64_t soft_tsc0(struct soft_vm *vm);

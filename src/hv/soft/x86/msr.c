@@ -7,6 +7,8 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include "base/loop.h"
+
 #define MISC_ENABLE_FIXED (BIT(11) | BIT(12)) /* no BTS, no PEBS */
 #define MISC_ENABLE_WRITABLE \
 	(BIT(0) | BIT(3) | BIT(16) | BIT(18) | BIT(22) | BIT(23) | BIT(34))
@@ -23,14 +25,6 @@ enum { MC_BANKS = 10 };
 
 /* -- time ----------------------------------------------------------------- */
 
-uint64_t soft_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static uint32_t tsc_khz(const struct soft_vm *vm)
 {
 	return vm->vm.tsc_khz ? vm->vm.tsc_khz : 1000000;
@@ -46,7 +40,7 @@ static uint64_t base_tsc(struct soft_vm *vm)
 {
 	if (unlikely(vm->stopped.on))
 		return vm->stopped.tsc;
-	return vm->host_tsc ? __rdtsc() : ns_to_tsc(vm, soft_now_ns());
+	return vm->host_tsc ? __rdtsc() : ns_to_tsc(vm, loop_now());
 }
 
 uint64_t soft_tsc0(struct soft_vm *vm)
@@ -82,7 +76,7 @@ uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc)
 	if (tsc <= now)
 		return 0;
 	left = ((unsigned __int128)(tsc - now) * 1000000 + khz - 1) / khz;
-	ns = soft_now_ns();
+	ns = loop_now();
 	return left < UINT64_MAX - 1 - ns ? ns + (uint64_t)left
 					  : UINT64_MAX - 1;
 }
@@ -116,7 +110,7 @@ int soft_time_stop(struct hv_vm *hv)
 	if (vm->stopped.on)
 		return 0;
 	vm->stopped.tsc = base_tsc(vm);
-	vm->stopped.ns = soft_now_ns();
+	vm->stopped.ns = loop_now();
 	vm->stopped.on = true;
 	for (unsigned i = 0; i < HV_MAX_VCPUS; i++)
 		if (vm->cpu[i])
@@ -133,7 +127,7 @@ int soft_time_start(struct hv_vm *hv)
 		return 0;
 	vm->stopped.on = false;
 	tsc = base_tsc(vm);
-	ns = soft_now_ns();
+	ns = loop_now();
 	/* The pages of the clocks follow at the next entry, kvmpv_enter(). */
 	vm->clock_offset -= (int64_t)(clock_at(vm, tsc) - clock_at(vm, was));
 	for (unsigned i = 0; i < HV_MAX_VCPUS; i++) {
