@@ -35,6 +35,8 @@ const char machine_help[] =
 	"  --vsock PATH[,cid=N]  sockets of the guest as Unix sockets at PATH\n"
 	"  --reboot exit|again   what a guest's reset does (default exit)\n"
 	"  --panic stop|go-on    what a guest's panic does (default stop)\n"
+	"  --gap SECONDS         the longest stop that the guest's clocks count, to\n"
+	"                        300 (default 10)\n"
 	"  --console WHERE       the console hvc0: stdio in place of the serial port,\n"
 	"                        a file, pty, unix=PATH[,listen] or none (default)\n";
 
@@ -111,6 +113,20 @@ static int set_panic(struct vm_config *cfg, const char *arg)
 	return 0;
 }
 
+static int set_gap(struct vm_config *cfg, const char *arg)
+{
+	char *end;
+	unsigned long n = strtoul(arg, &end, 10);
+
+	if (*arg < '0' || *arg > '9' || *end || n > VM_MAX_GAP) {
+		complain("--gap %s: not a number of seconds from 0 to %d", arg,
+			 VM_MAX_GAP);
+		return EXIT_USAGE;
+	}
+	vm_config_set_gap(cfg, (unsigned)n);
+	return 0;
+}
+
 static int set_on_enospc(struct vm_config *cfg, const char *arg)
 {
 	if (strcmp(arg, "error") && strcmp(arg, "pause")) {
@@ -154,6 +170,7 @@ static int apply(struct vm_config *cfg, int c, const char *arg)
 	case 'm': return set_memory(cfg, arg);
 	case 'r': return set_reboot(cfg, arg);
 	case 'P': return set_panic(cfg, arg);
+	case 'G': return set_gap(cfg, arg);
 	case 'O': return set_console(cfg, arg);
 	case 'E': return set_on_enospc(cfg, arg);
 	case 'd': ret = vm_config_add_disk_spec(cfg, arg, &err); break;

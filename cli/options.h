@@ -26,6 +26,7 @@
 	{ "vsock", 1, NULL, 'V' }, \
 	{ "reboot", 1, NULL, 'r' }, \
 	{ "panic", 1, NULL, 'P' }, \
+	{ "gap", 1, NULL, 'G' }, \
 	{ "on-enospc", 1, NULL, 'E' }, \
 	{ "console", 1, NULL, 'O' }
 /* clang-format on */

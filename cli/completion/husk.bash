@@ -27,16 +27,16 @@ _husk() {
 	--panic) words="stop go-on" ;;
 	--console) words="stdio pty none unix=" ;;
 	--format | --base-format | --from-format) words="raw qcow2" ;;
-	--cmdline | --cpus | --env | --wait | --workdir | --forward | --memory | --timeout | --disk-size | --user) return ;;
+	--cmdline | --cpus | --env | --wait | --workdir | --forward | --gap | --memory | --timeout | --disk-size | --user) return ;;
 	*)
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console | exec | pause | resume | save | clone) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --share --device --vsock --serial --on-enospc --reboot --panic --console --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --on-enospc --reboot --panic --gap --console --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
-			--share --device --vsock --on-enospc --reboot --panic --console --help" ;;
+			--share --device --vsock --on-enospc --reboot --panic --gap --console --help" ;;
 		start) words="$words --foreground --console --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;

@@ -391,6 +391,13 @@ int hv_clock_set(struct hv_vm *vm, uint64_t ns);
  */
 int hv_time_stop(struct hv_vm *vm);
 int hv_time_start(struct hv_vm *vm);
+/*
+ * While it stands still: it is ns later at the start, and what came due
+ * meanwhile is due then.  A second and more the guest is told of (kvm-clock's
+ * flag GUEST_STOPPED), lest its watchdogs take it for a fault of its own.
+ * -EINVAL: time goes on.
+ */
+int hv_time_skip(struct hv_vm *vm, uint64_t ns);
 
 /* -- CPU models ----------------------------------------------------------- */
 

@@ -180,6 +180,18 @@ enum vm_panic {
 void vm_config_set_panic(struct vm_config *cfg, enum vm_panic panic);
 
 /*
+ * The longest time between vm_pause() and vm_resume(), or between a save and
+ * the start of what was restored, that passes for the guest, too: as if its
+ * vCPUs had not got to run on a busy host.  Its clocks stay right and what came
+ * due is done late.  After a longer one all its clocks go on from where they
+ * were.  10 unless set, 0: none passes; -ERANGE above VM_MAX_GAP, from where on
+ * Linux guests count wrongly.
+ */
+enum { VM_MAX_GAP = 300 };
+int vm_config_set_gap(struct vm_config *cfg, unsigned seconds);
+unsigned vm_config_gap(const struct vm_config *cfg);
+
+/*
  * The host has no space for what the guest wrote to a disk with
  * on-enospc=pause.  The machine is paused, the request waits and is made again
  * by vm_resume(), also that of a machine that was saved so.  On a thread of the
@@ -302,8 +314,9 @@ int vm_get_device(const struct vm *vm, unsigned index,
 /*
  * vm_pause() returns when no vCPU and no thread of a device runs, requests to
  * disks are finished and nothing arrives from networks.  The guest's clocks
- * stand still until vm_resume(); who wants its wall clock to be right then has
- * an agent in the guest step it.  A machine that has not started starts paused.
+ * stand still until vm_resume(), which moves them on by what has passed when
+ * that is no more than vm_config_set_gap() says; after more, who wants its wall
+ * clock to be right has an agent in the guest step it.  A machine that has not started starts paused.
  * Both are fine in either state; -ESRCH: the machine has ended.  Any thread but
  * those of the machine.
  */

@@ -307,6 +307,16 @@ void loop_timer_set(struct loop_timer *t, uint64_t when_ns)
 	pthread_mutex_unlock(&l->lock);
 }
 
+void loop_timers_hasten(struct loop *l, uint64_t ns)
+{
+	pthread_mutex_lock(&l->lock);
+	for (struct loop_timer *t = l->timers; t; t = t->next)
+		if (t->when_ns != UINT64_MAX)
+			t->when_ns = t->when_ns > ns ? t->when_ns - ns : 1;
+	program(l);
+	pthread_mutex_unlock(&l->lock);
+}
+
 void loop_timer_cancel(struct loop_timer *t)
 {
 	struct loop *l = t->loop;

@@ -40,6 +40,8 @@ void loop_del(struct loop *loop, struct loop_fd *f);
 void loop_timer_init(struct loop *loop, struct loop_timer *t,
 		     void (*fire)(struct loop_timer *t));
 void loop_timer_set(struct loop_timer *t, uint64_t when_ns);
+/* All that are set are due that much earlier. */
+void loop_timers_hasten(struct loop *loop, uint64_t ns);
 void loop_timer_cancel(struct loop_timer *t); /* fire() is not running after */
 
 uint64_t loop_now(void); /* CLOCK_MONOTONIC, ns */

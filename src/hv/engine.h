@@ -65,9 +65,12 @@ struct hv_engine {
 	int (*clock_set)(struct hv_vm *vm, uint64_t ns);
 	int (*time_stop)(struct hv_vm *vm);
 	int (*time_start)(struct hv_vm *vm);
+	int (*time_skip)(struct hv_vm *vm, uint64_t ns);
 	int (*debug)(struct hv_vcpu *cpu, unsigned flags);
 	int (*stats)(struct hv_vcpu *cpu, struct hv_stats *stats);
 };
+
+enum { HV_TOLD_NS = 1000000000 }; /* of hv_time_skip(): the guest is told */
 
 /* (i) set by hv.c before vm_init, then constant */
 struct hv_vm {

@@ -664,3 +664,8 @@ int hv_time_start(struct hv_vm *vm)
 {
 	return vm->engine->time_start(vm);
 }
+
+int hv_time_skip(struct hv_vm *vm, uint64_t ns)
+{
+	return vm->engine->time_skip(vm, ns);
+}

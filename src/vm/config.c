@@ -30,6 +30,7 @@ struct vm_config *vm_config_create(void)
 		return NULL;
 	cfg->cpus = 1;
 	cfg->memory = 256ull << 20;
+	cfg->gap = VM_GAP;
 	/* Without random numbers there are no copies to tell apart either. */
 	if (getrandom(cfg->generation, sizeof(cfg->generation), 0) < 0)
 		memset(cfg->generation, 0, sizeof(cfg->generation));
@@ -156,6 +157,19 @@ void vm_config_set_reboot(struct vm_config *cfg, enum vm_reboot reboot)
 void vm_config_set_panic(struct vm_config *cfg, enum vm_panic panic)
 {
 	cfg->panic = panic;
+}
+
+int vm_config_set_gap(struct vm_config *cfg, unsigned seconds)
+{
+	if (seconds > VM_MAX_GAP)
+		return -ERANGE;
+	cfg->gap = seconds;
+	return 0;
+}
+
+unsigned vm_config_gap(const struct vm_config *cfg)
+{
+	return cfg->gap;
 }
 
 void vm_config_set_generation_id(struct vm_config *cfg, const uint8_t id[16])

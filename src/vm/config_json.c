@@ -276,6 +276,15 @@ static int read_panic(struct reader *r, const char *key, json_object *v)
 	return 0;
 }
 
+static int read_gap(struct reader *r, const char *key, json_object *v)
+{
+	uint64_t n;
+
+	if (want_number(r, key, v, VM_MAX_GAP, &n))
+		return -EINVAL;
+	return vm_config_set_gap(r->cfg, (unsigned)n);
+}
+
 static int read_generation(struct reader *r, const char *key, json_object *v)
 {
 	const char *text = text_of(v);
@@ -519,7 +528,7 @@ static const struct value {
 	{ "kernel", read_kernel },   { "initrd", read_initrd },
 	{ "cmdline", read_cmdline }, { "reboot", read_reboot },
 	{ "panic", read_panic },     { "generation", read_generation },
-	{ "notes", read_notes },
+	{ "notes", read_notes },     { "gap", read_gap },
 };
 
 static int read_list(struct reader *r, const struct list *list, json_object *v)
@@ -831,6 +840,8 @@ char *vm_config_to_json(const struct vm_config *cfg, const char *dir)
 		 cfg->reboot == VM_REBOOT_AGAIN ? "again" : "exit");
 	if (cfg->panic == VM_PANIC_GO_ON)
 		add_text(&w, doc, "panic", "go-on");
+	if (cfg->gap != VM_GAP)
+		add(&w, doc, "gap", json_object_new_int64(cfg->gap));
 	if (cfg->has_generation)
 		add_generation(&w, doc, cfg->generation);
 	for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {

@@ -234,6 +234,7 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	vm->log = cfg->log;
 	vm->log_opaque = cfg->log_opaque;
 	vm->panic = cfg->panic;
+	vm->gap_ns = cfg->gap * 1000000000ull;
 	vm->guest_event = cfg->guest_event;
 	vm->guest_opaque = cfg->guest_opaque;
 	vm->stopped = cfg->stopped;

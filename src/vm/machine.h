@@ -17,6 +17,8 @@
 
 enum { MAX_DISKS = 24, MAX_DEVICES = 24 };
 
+enum { VM_GAP = 10 }; /* s, of vm_config_set_gap() */
+
 struct vm_config;
 struct saved_cpuid;
 
@@ -150,6 +152,7 @@ struct vm_config {
 	uint8_t generation[16];
 	bool has_generation; /* it was given */
 	enum vm_panic panic;
+	unsigned gap;	/* s */
 	unsigned nrngs; /* beyond the one that is always there */
 	bool debug_exit, testdev;
 	struct config_word {
@@ -257,6 +260,9 @@ struct vm {
 	bool resume_at_start; /* (life) it comes from a file */
 	atomic_bool pausing;  /* vCPUs are to park */
 	atomic_ullong frozen; /* machine time while it stands still, or 0 */
+	uint64_t since;	      /* (life) loop_now() when it began to */
+	bool set_back;	      /* (life) its timers have been set since */
+	uint64_t gap_ns;      /* (i) longer than that it is not made up for */
 	atomic_ullong time_offset; /* machine time = loop_now() + it */
 
 	atomic_bool stopping;
@@ -279,9 +285,11 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 
 /* pause.c */
 uint64_t machine_now(void *sink);
-/* The clocks of a machine that is not paused.  For who restores one. */
 void time_freeze(struct vm *vm);
-void time_set(struct vm *vm, uint64_t now); /* while frozen */
+/* While frozen: it has stood there since then, in CLOCK_REALTIME. */
+void time_set(struct vm *vm, uint64_t now, uint64_t since);
+/* CLOCK_REALTIME when it began to stand still. */
+uint64_t time_stood_since(const struct vm *vm);
 int pause_locked(struct vm *vm, struct husk_error *err);
 int resume_locked(struct vm *vm, struct husk_error *err);
 

@@ -9,6 +9,7 @@
 #include "vm/machine.h"
 
 #include <errno.h>
+#include <time.h>
 
 #include "base/error.h"
 
@@ -22,24 +23,60 @@ uint64_t machine_now(void *sink)
 	return frozen ? frozen : loop_now() + atomic_load(&vm->time_offset);
 }
 
+static uint64_t real_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 void time_freeze(struct vm *vm)
 {
-	uint64_t now = machine_now(vm);
+	uint64_t now;
 
+	vm->since = loop_now();
+	vm->set_back = false;
+	now = vm->since + atomic_load(&vm->time_offset);
 	atomic_store(&vm->frozen, now ? now : 1);
 	hv_time_stop(vm->hv);
 }
 
-void time_set(struct vm *vm, uint64_t now)
+void time_set(struct vm *vm, uint64_t now, uint64_t since)
 {
+	uint64_t real = real_now();
+
+	/* Another host's clock may be ahead of ours. */
+	vm->since = loop_now() - (real > since ? real - since : 0);
+	vm->set_back = true;
 	atomic_store(&vm->frozen, now ? now : 1);
 }
 
+uint64_t time_stood_since(const struct vm *vm)
+{
+	return real_now() - (loop_now() - vm->since);
+}
+
+/*
+ * A short stop is time like any other in which the vCPUs did not get to run:
+ * so that many of them do not add up to a clock that is slow.  Before a longer
+ * one the guest's time goes on from where it was: else all that it waits for,
+ * and nothing of what it waits on, would be over at once.
+ */
 static void time_thaw(struct vm *vm)
 {
 	uint64_t frozen = atomic_load(&vm->frozen);
+	uint64_t stood = loop_now() - vm->since;
 
-	atomic_store(&vm->time_offset, frozen - loop_now());
+	if (stood > vm->gap_ns || hv_time_skip(vm->hv, stood)) {
+		atomic_store(&vm->time_offset, frozen - loop_now());
+	} else {
+		atomic_store(&vm->time_offset, frozen - vm->since);
+		/* Those of one from a file wait for what was left then. */
+		if (vm->set_back)
+			loop_timers_hasten(vm->loop, stood);
+	}
+	vm->set_back = false;
 	atomic_store(&vm->frozen, 0);
 	hv_time_start(vm->hv);
 }

@@ -5,7 +5,7 @@
  *   keep [OPTION...] KERNEL INITRD STEP...
  *
  * Options: --cpus N, --memory MIB, --disk SPEC, --net SPEC, --engine E,
- * --file FILE of the saved machine, --device SPEC, --vsock SPEC, --share SPEC,
+ * --file FILE of the saved machine, --gap S, --device SPEC, --vsock SPEC, --share SPEC,
  * --echo UNIX: what comes to this socket, or to a port of the loopback that the
  * guest finds on its command line as keep.tcp=PORT, goes back.
  * Steps, in order:
@@ -20,8 +20,8 @@
  *   back:E     save while it runs, let it go on, end it and restore what was
  *              saved on engine E
  *   clone:E    save while it runs, and restore it beside itself on engine E
- *   drift:MS   the guest's wall clock is behind by the time that the machine
- *              stood still, and by no more than MS else
+ *   drift:MS   the guest's wall clock is behind by no more than MS, but for
+ *              stops of more than --gap SECONDS
  * After each of them every job of the guest has to get on.  Exits 1 when the
  * guest says BAD or nothing more.
  */
@@ -45,11 +45,19 @@
 /* Any number, or the end of one and then any. */
 enum { HVC_ANY = -1, HVC_PART = -2 };
 
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
 enum { MAX_JOBS = 12 };
 
 struct job {
 	char name[12];
 	unsigned long done, breaks;
+};
+
+/* ns: somewhere from least to most */
+struct span {
+	long long least, most;
 };
 
 struct guest {
@@ -59,15 +67,16 @@ struct guest {
 	char line[512];
 	size_t len;
 	unsigned long beats;
-	long long mono, real, at; /* ms, of the last beat; at by our clock */
+	unsigned long times;	  /* that it has said */
+	long long time, heard_at; /* ns, the last one, by its clock and ours */
 	struct job job[MAX_JOBS];
 	unsigned njobs;
 	long hvc; /* the next number that the console says, or HVC_* */
 	char hvc_line[64];
 	size_t hvc_len;
 	long long still, still_saved; /* ns that it stood still; when saved */
-	long long unsure;	      /* ns, of it */
-	long long at_boot;	      /* ms that its clock was behind then */
+	long long unsure;	      /* ns, that it may have, too */
+	struct span at_boot;	      /* that its clock was behind then */
 	struct vm *vm;
 	struct vm_config *config;
 };
@@ -78,6 +87,7 @@ static struct guest one = { .name = "guest",
 			    .hvc = HVC_ANY };
 static const char *file = "saved.husk";
 static bool resting;
+static long long gap; /* ns */
 
 static void die(const char *what, const struct husk_error *err)
 {
@@ -130,11 +140,17 @@ static void line(struct guest *g, char *text)
 		_exit(1);
 	if (!strncmp(text, "beat ", 5)) {
 		strtoul(text + 5, &end, 10); /* its number */
-		g->mono = strtoll(end, &end, 10);
-		g->real = strtoll(end, &end, 10);
-		g->at = ms(CLOCK_REALTIME);
+		strtoll(end, &end, 10);	     /* its clocks */
+		strtoll(end, &end, 10);
 		take_jobs(g, end);
 		g->beats++;
+		pthread_cond_broadcast(&g->change);
+	}
+	/* Not the echo of what was asked. */
+	if (!strncmp(text, "time ", 5)) {
+		g->heard_at = ns_now();
+		g->time = strtoll(text + 5, NULL, 10);
+		g->times++;
 		pthread_cond_broadcast(&g->change);
 	}
 }
@@ -343,16 +359,32 @@ static void start(struct guest *g)
 		die("start", &err);
 }
 
-static void tell_jobs(struct guest *g, const char *word)
+static void type(struct guest *g, const char *word)
 {
 	size_t n = 0, len = strlen(word);
 
-	resting = !strcmp(word, "rest\n");
-	while (n < len) {
+	for (;;) {
 		n += vm_console_write(g->vm, VM_SERIAL, word + n, len - n);
+		if (n == len)
+			return;
 		usleep(1000);
 	}
+}
+
+static void tell_jobs(struct guest *g, const char *word)
+{
+	resting = !strcmp(word, "rest\n");
+	type(g, word);
 	wait_beats(g, 3);
+}
+
+/* It did for this long, or perhaps for so much more. */
+static void stood(struct guest *g, long long ns, long long more)
+{
+	if (ns > gap)
+		g->still += ns;
+	if (ns + more > gap)
+		g->unsure += ns > gap ? more : ns + more;
 }
 
 static void pauses(struct guest *g, unsigned long n)
@@ -370,7 +402,7 @@ static void pauses(struct guest *g, unsigned long n)
 		from = ns_now();
 		if (vm_resume(g->vm, &err))
 			die("resume", &err);
-		g->still += ns_now() - from;
+		stood(g, ns_now() - from, 0);
 		usleep((useconds_t)(i % 7) * 700);
 	}
 	printf("keep: paused %lu times\n", n);
@@ -401,7 +433,7 @@ static void idle(struct guest *g, unsigned long n)
 		die("a paused machine runs", NULL);
 	if (vm_resume(g->vm, &err))
 		die("resume", &err);
-	g->still += ns_now() - from;
+	stood(g, ns_now() - from, 0);
 }
 
 static void lives(struct guest *g, unsigned long n)
@@ -414,7 +446,7 @@ static void lives(struct guest *g, unsigned long n)
 	for (unsigned long i = 0; i < n; i++) {
 		if (vm_save(g->vm, file, NULL, NULL, NULL, &r, &err))
 			die("save", &err);
-		g->still += (long long)r.stop_ns;
+		stood(g, (long long)r.stop_ns, 0);
 		printf("keep: saved %llu KiB, stopped for %llu us\n",
 		       (unsigned long long)r.bytes >> 10,
 		       (unsigned long long)r.stop_ns / 1000);
@@ -448,9 +480,9 @@ static void restore(struct guest *g, const char *engine, const char *sockets)
 	vm_saved_close(saved);
 	/* Its time goes on somewhere between these two. */
 	from = ns_now();
-	g->still = g->still_saved + from - (long long)info.saved_at;
 	start(g);
-	g->unsure += ns_now() - from;
+	g->still = g->still_saved;
+	stood(g, from - (long long)info.saved_at, ns_now() - from);
 	printf("keep: restored on %s in %lld ms\n", engine,
 	       ms(CLOCK_MONOTONIC) - t);
 }
@@ -471,7 +503,7 @@ static void move(struct guest *g, const char *engine, unsigned long n,
 		if (vm_save(g->vm, file, &o, NULL, NULL, &r, &err))
 			die("save", &err);
 		if (!stop)
-			g->still += (long long)r.stop_ns;
+			stood(g, (long long)r.stop_ns, 0);
 		printf("keep: saved %llu KiB in %lld ms\n",
 		       (unsigned long long)r.bytes >> 10,
 		       ms(CLOCK_MONOTONIC) - t);
@@ -509,7 +541,7 @@ static void clone_it(struct guest *g, const char *engine)
 	if (vm_save(g->vm, file, NULL, NULL, NULL, &r, &err))
 		die("save", &err);
 	two.still_saved = g->still;
-	g->still += (long long)r.stop_ns;
+	stood(g, (long long)r.stop_ns, 0);
 	/* The sockets of its host are beside those of the first. */
 	snprintf(sockets, sizeof(sockets), "%s.clone",
 		 echo_path ? echo_path : file);
@@ -525,31 +557,49 @@ static void clone_it(struct guest *g, const char *engine)
 	vm_config_destroy(two.config);
 }
 
-/* No beat is older than its line, so the least of some is looked at. */
-static long long behind(struct guest *g)
+/*
+ * The guest's clock was looked at after the question and before the answer was
+ * heard, so each exchange says a span; all of them are true.
+ */
+static struct span behind(struct guest *g)
 {
-	long long least = LLONG_MAX;
+	struct span s = { LLONG_MIN, LLONG_MAX };
 
-	for (unsigned i = 0; i < 5; i++) {
-		long long d;
+	for (unsigned i = 0; i < 400; i++) {
+		unsigned long times = g->times;
+		long long asked = ns_now();
 
-		wait_beats(g, 1);
+		if (i >= 5 && s.most - s.least < 5000000)
+			break;
+		type(g, "time\n");
 		pthread_mutex_lock(&g->lock);
-		d = g->at - g->real - g->still / 1000000;
+		while (g->times == times) {
+			struct timespec ts;
+
+			clock_gettime(CLOCK_REALTIME, &ts);
+			ts.tv_sec++;
+			pthread_cond_timedwait(&g->change, &g->lock, &ts);
+			check_alive(g);
+		}
+		s.least = MAX(s.least, asked - g->time);
+		s.most = MIN(s.most, g->heard_at - g->time);
 		pthread_mutex_unlock(&g->lock);
-		least = d < least ? d : least;
+		usleep(5000);
 	}
-	return least;
+	return s;
 }
 
 static void drift(struct guest *g, long long limit)
 {
-	long long d = behind(g) - g->at_boot, unsure = g->unsure / 1000000;
+	struct span now = behind(g);
+	long long least = (now.least - g->at_boot.most - g->still) / 1000000;
+	long long most = (now.most - g->at_boot.least - g->still) / 1000000;
+	long long unsure = g->unsure / 1000000;
 
 	printf("keep: stood still for %lld ms and up to %lld more, and the "
-	       "clock is behind by %lld ms more\n",
-	       g->still / 1000000, unsure, d);
-	if (d > limit + unsure || d < -limit)
+	       "clock is behind by %lld to %lld ms more\n",
+	       g->still / 1000000, unsure, least, most);
+	if (most > limit + unsure || least < -limit)
 		die("the guest's wall clock", NULL);
 }
 
@@ -590,6 +640,10 @@ static void option(int c, struct husk_error *err)
 	int ret = 0;
 
 	switch (c) {
+	case 'g':
+		ret = vm_config_set_gap(one.config,
+					(unsigned)strtoul(optarg, NULL, 10));
+		break;
 	case 'c':
 		vm_config_set_cpus(one.config,
 				   (unsigned)strtoul(optarg, NULL, 10));
@@ -616,12 +670,19 @@ static void option(int c, struct husk_error *err)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "cpus", 1, NULL, 'c' },   { "memory", 1, NULL, 'm' },
-		{ "disk", 1, NULL, 'd' },   { "net", 1, NULL, 'n' },
-		{ "device", 1, NULL, 'D' }, { "vsock", 1, NULL, 'v' },
-		{ "engine", 1, NULL, 'e' }, { "cmdline", 1, NULL, 'a' },
-		{ "file", 1, NULL, 'f' },   { "share", 1, NULL, 's' },
-		{ "echo", 1, NULL, 'E' },   { 0 },
+		{ "cpus", 1, NULL, 'c' },
+		{ "memory", 1, NULL, 'm' },
+		{ "disk", 1, NULL, 'd' },
+		{ "net", 1, NULL, 'n' },
+		{ "device", 1, NULL, 'D' },
+		{ "vsock", 1, NULL, 'v' },
+		{ "engine", 1, NULL, 'e' },
+		{ "cmdline", 1, NULL, 'a' },
+		{ "file", 1, NULL, 'f' },
+		{ "share", 1, NULL, 's' },
+		{ "echo", 1, NULL, 'E' },
+		{ "gap", 1, NULL, 'g' },
+		{ 0 },
 	};
 	struct husk_error err = { 0 };
 	int c;
@@ -635,6 +696,7 @@ int main(int argc, char **argv)
 		return 2;
 	vm_config_set_kernel(one.config, argv[optind++]);
 	vm_config_set_initrd(one.config, argv[optind++]);
+	gap = vm_config_gap(one.config) * 1000000000ll;
 	if (echo_path)
 		serve_all(echo_path);
 	vm_config_set_cmdline(one.config, cmdline);

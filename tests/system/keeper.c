@@ -8,7 +8,7 @@
  * Prints "beat N MONOTONIC REALTIME" (ms) about five times a second, with what
  * each job has done and, behind a slash, how often it had to begin again, and
  * "BAD why" when something is not as it has to be.  "rest" on standard input
- * lets all jobs but the clocks wait for "run".
+ * lets all jobs but the clocks wait for "run"; "time" is answered by "time NS".
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -404,6 +404,9 @@ static void *commands(void *arg)
 			resting = true;
 		else if (!strncmp(line, "run", 3))
 			resting = false;
+		else if (!strncmp(line, "time", 4))
+			printf("time %llu\n",
+			       (unsigned long long)clock_ns(CLOCK_REALTIME));
 	}
 	return NULL;
 }

@@ -32,8 +32,14 @@ if [ "$rounds" = kvm ]; then
 elif [ "$rounds" = 0 ]; then
 	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
 		pause:50 beat:1 idle:300 move:soft,interp live:2 back:soft \
-		packed:soft
+		packed:soft drift:50
 else
 	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
-		"$rounds:soft" drift:50 pause:1000 beat:5 10:soft,interp
+		"$rounds:soft" drift:50 pause:1000 beat:5 drift:50 \
+		10:soft,interp
+	# Long enough for the watchdogs of Linux; and a clock that stands still.
+	keep --gap 60 --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" \
+		"$tmp/initrd" idle:30000 beat:5 drift:50 move:soft beat:5
+	keep --gap 0 --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" \
+		"$tmp/initrd" pause:50 idle:500 move:soft drift:50
 fi

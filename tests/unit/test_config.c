@@ -30,7 +30,7 @@ static void test_reads(void **state)
 	struct vm_config *cfg = read_text(
 		"{\"version\": 1, \"cpus\": 3, \"memory\": \"1G\","
 		" \"kernel\": \"vmlinuz\", \"initrd\": \"/abs\","
-		" \"reboot\": \"again\","
+		" \"reboot\": \"again\", \"gap\": 0,"
 		" \"disks\": [{\"path\": \"a,b.qcow2\", \"readonly\": true,"
 		"  \"sync\": \"none\", \"queues\": 2}, \"/x.raw,sector=4096\"],"
 		" \"networks\": [{\"kind\": \"unix\", \"path\": \"s,ock\","
@@ -48,6 +48,7 @@ static void test_reads(void **state)
 	assert_string_equal(cfg->kernel, "/d/vmlinuz");
 	assert_string_equal(cfg->initrd, "/abs");
 	assert_int_equal(cfg->reboot, VM_REBOOT_AGAIN);
+	assert_int_equal(cfg->gap, 0);
 	assert_int_equal(cfg->ndisks, 2);
 	assert_string_equal(cfg->disk[0].path, "/d/a,b.qcow2");
 	assert_true(cfg->disk[0].readonly);
@@ -220,6 +221,7 @@ static void same_rest(const struct vm_config *a, const struct vm_config *b)
 	assert_int_equal(a->cpus, b->cpus);
 	assert_int_equal(a->memory, b->memory);
 	assert_int_equal(a->reboot, b->reboot);
+	assert_int_equal(a->gap, b->gap);
 	assert_int_equal(a->panic, b->panic);
 	assert_int_equal(a->nrngs, b->nrngs);
 	assert_int_equal(a->debug_exit, b->debug_exit);
@@ -323,6 +325,7 @@ static struct vm_config *everything(void)
 	vm_config_set_cmdline(cfg, "a \"b\" \\ \t \xc3\xa4");
 	vm_config_set_engine(cfg, "soft,interp");
 	vm_config_set_reboot(cfg, VM_REBOOT_AGAIN);
+	assert_int_equal(vm_config_set_gap(cfg, 300), 0);
 	vm_config_set_panic(cfg, VM_PANIC_GO_ON);
 	vm_config_set_generation_id(cfg, id);
 	vm_config_set_note(cfg, "who", "me");
@@ -442,6 +445,7 @@ static void test_errors(void **state)
 		{ "{\"kernel\": 1}", "a string is needed" },
 		{ "{\"kernel\": \"a\\u0000b\"}", "a string is needed" },
 		{ "{\"reboot\": \"maybe\"}", "exit" },
+		{ "{\"gap\": 301}", "from 0 to 300" },
 		{ "{\"disks\": {}}", "a list is needed" },
 		{ "{\"disks\": [{}]}", "no \"path\"" },
 		{ "{\"disks\": [{\"path\": \"a\", \"size\": 1}]}",

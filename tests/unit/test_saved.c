@@ -163,6 +163,63 @@ static void test_pause(void **state)
 	vm_destroy(vm);
 }
 
+/* The clocks of one that was stopped for 50 ms and, by gap, may know it. */
+static void pass(unsigned gap, bool by_file)
+{
+	struct vm_config *cfg = configure(false);
+	struct husk_error err = { 0 };
+	uint64_t now, clock, later, real;
+	struct vm *vm;
+
+	assert_int_equal(vm_config_set_gap(cfg, gap), 0);
+	assert_int_equal(vm_create(cfg, &vm, &err), 0);
+	vm_config_destroy(cfg);
+	*(uint32_t *)mem_at(&vm->mem, 0x400000, 4) = 21;
+	assert_int_equal(vm_start(vm, &err), 0);
+	real = loop_now();
+	assert_int_equal(vm_pause(vm, &err), 0);
+	now = machine_now(vm);
+	assert_int_equal(hv_clock_get(vm->hv, &clock), 0);
+	if (by_file) {
+		assert_int_equal(
+			vm_save(vm, file, NULL, NULL, NULL, NULL, &err), 0);
+		vm_destroy(vm);
+		vm = restore(file, &err);
+		assert_non_null(vm);
+		assert_int_equal(machine_now(vm), now);
+	}
+	usleep(50000);
+	assert_int_equal(by_file ? vm_start(vm, &err) : vm_resume(vm, &err), 0);
+	/* Stopped again, so that all are of one moment. */
+	assert_int_equal(vm_pause(vm, &err), 0);
+	real = loop_now() - real;
+	assert_int_equal(hv_clock_get(vm->hv, &later), 0);
+	if (gap) {
+		/* A file says when by another clock. */
+		assert_in_range(machine_now(vm) - now, 49000000,
+				real + 1000000);
+		assert_in_range(later - clock, 49000000, real + 1000000);
+	} else {
+		assert_in_range(machine_now(vm) - now, 0, real - 50000000);
+		assert_in_range(later - clock, 0, real - 49000000);
+	}
+	assert_int_equal(vm_resume(vm, &err), 0);
+	ends_well(vm);
+}
+
+static void test_gap(void **state)
+{
+	struct vm_config *cfg = configure(false);
+
+	assert_int_equal(vm_config_gap(cfg), 10);
+	assert_int_equal(vm_config_set_gap(cfg, VM_MAX_GAP + 1), -ERANGE);
+	vm_config_destroy(cfg);
+	pass(10, false);
+	pass(0, false);
+	pass(10, true);
+	pass(0, true);
+}
+
 static void test_begin_paused(void **state)
 {
 	struct vm_config *cfg = configure(false);
@@ -823,6 +880,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_gap),
 		cmocka_unit_test(test_begin_paused),
 		cmocka_unit_test(test_round),
 		cmocka_unit_test(test_look),

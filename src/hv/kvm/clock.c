@@ -8,6 +8,7 @@
  */
 #include "hv/kvm/kvm.h"
 
+#include <errno.h>
 #include <x86intrin.h>
 
 enum { MSR_TSC_DEADLINE = 0x6e0 };
@@ -121,4 +122,26 @@ int kvm_time_start(struct hv_vm *hv)
 			deadline(cpu, KVM_SET_MSRS, &cpu->deadline);
 	}
 	return ret < 0 ? ret : 0;
+}
+
+int kvm_time_skip(struct hv_vm *hv, uint64_t ns)
+{
+	struct kvm_vm *vm = to_kvm_vm(hv);
+	uint64_t ticks =
+		(uint64_t)((unsigned __int128)ns * hv->tsc_khz / 1000000);
+
+	if (!vm->stopped.on)
+		return -EINVAL;
+	vm->stopped.clock += ns;
+	for (unsigned i = 0; i < HV_MAX_VCPUS; i++) {
+		struct kvm_vcpu *cpu = vm->cpus[i];
+
+		if (!cpu)
+			continue;
+		cpu->offset += ticks;
+		/* Refused where the guest has no kvm-clock. */
+		if (ns >= HV_TOLD_NS)
+			kvm_ioctl(cpu->fd, KVM_KVMCLOCK_CTRL, NULL);
+	}
+	return 0;
 }

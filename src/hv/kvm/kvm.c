@@ -1575,6 +1575,7 @@ const struct hv_engine hv_engine_kvm = {
 	.clock_set = kvm_clock_set,
 	.time_stop = kvm_time_stop,
 	.time_start = kvm_time_start,
+	.time_skip = kvm_time_skip,
 	.debug = kvm_state_debug,
 	.stats = vcpu_stats,
 };

@@ -141,6 +141,7 @@ int kvm_clock_get(struct hv_vm *vm, uint64_t *ns);
 int kvm_clock_set(struct hv_vm *vm, uint64_t ns);
 int kvm_time_stop(struct hv_vm *vm);
 int kvm_time_start(struct hv_vm *vm);
+int kvm_time_skip(struct hv_vm *vm, uint64_t ns);
 
 /* probe.c */
 int kvm_probe(struct hv_caps *caps, struct husk_error *err);

@@ -924,6 +924,7 @@ const struct hv_engine hv_engine_soft = {
 	.clock_set = soft_clock_set,
 	.time_stop = soft_time_stop,
 	.time_start = soft_time_start,
+	.time_skip = soft_time_skip,
 	.debug = soft_debug,
 	.stats = soft_stats,
 };

@@ -224,7 +224,7 @@ static int load(struct restorer *r)
 		ret = pause_locked(vm, r->err);
 	if (ret)
 		return ret;
-	time_set(vm, r->saved->machine.now);
+	time_set(vm, r->saved->machine.now, r->saved->machine.saved_at);
 	ret = hv_clock_set(vm->hv, r->saved->machine.clock);
 	if (ret)
 		return error_errno(r->err, ret, "clock of the machine");

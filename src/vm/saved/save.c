@@ -97,14 +97,9 @@ static int add_machine(struct saver *s)
 		.now = machine_now(vm),
 	};
 	struct state *w = state_writer(1);
-	/* Since the guest's clocks stand still. */
-	uint64_t still = loop_now() + atomic_load(&vm->time_offset) - m.now;
-	struct timespec ts;
 	int ret = hv_clock_get(vm->hv, &m.clock);
 
-	clock_gettime(CLOCK_REALTIME, &ts);
-	m.saved_at = (uint64_t)ts.tv_sec * 1000000000ull +
-		     (uint64_t)ts.tv_nsec - still;
+	m.saved_at = time_stood_since(vm);
 	snprintf(m.engine, sizeof(m.engine), "%s", hv_vm_engine(vm->hv));
 	snprintf(m.cpu_model, sizeof(m.cpu_model), "x86-64-v3");
 	if (!ret && getrandom(m.id, sizeof(m.id), 0) != sizeof(m.id))

@@ -20,6 +20,8 @@ enum {
 	MSR_POLL = 0x4b564d05,
 };
 
+enum { TSC_STABLE = 1, GUEST_STOPPED = 2 }; /* flags of the clock page */
+
 enum { HC_KICK_CPU = 5, HC_SEND_IPI = 10, HC_SCHED_YIELD = 11 };
 
 #define HC_ENOSYS ((uint64_t)-1000)
@@ -80,7 +82,9 @@ static void write_clock(struct cpu *c, uint64_t gpa)
 	g->tsc_timestamp = soft_tsc0(vm) + c->tsc_offset;
 	g->system_time = vm->ns0 + (uint64_t)offset;
 	tsc_scale(khz * 1000, &g->mul, &g->shift);
-	g->flags = 1; /* TSC_STABLE */
+	/* What the guest was told stays until it has taken it away. */
+	g->flags = TSC_STABLE | (g->flags & GUEST_STOPPED) |
+		   (c->lapic->pv_tell_stop ? GUEST_STOPPED : 0);
 	__atomic_store_n(&g->version, version + 1, __ATOMIC_SEQ_CST);
 	phys_written(vm, c, gpa, sizeof(*g));
 }
@@ -92,7 +96,8 @@ void kvmpv_enter(struct cpu *c)
 	int64_t offset =
 		__atomic_load_n(&c->vm->clock_offset, __ATOMIC_RELAXED);
 
-	if (likely(page == l->pv_page && offset == l->pv_clock_offset &&
+	if (likely(!l->pv_tell_stop && page == l->pv_page &&
+		   offset == l->pv_clock_offset &&
 		   c->tsc_offset == l->pv_tsc_offset))
 		return;
 	l->pv_page = page;
@@ -100,6 +105,7 @@ void kvmpv_enter(struct cpu *c)
 	l->pv_tsc_offset = c->tsc_offset;
 	if (page & 1)
 		write_clock(c, page & ~1ull);
+	l->pv_tell_stop = false;
 }
 
 static void write_wall(struct cpu *c, uint64_t gpa)

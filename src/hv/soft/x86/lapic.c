@@ -518,6 +518,15 @@ void lapic_start_time(struct cpu *c, uint64_t ns)
 	look_again(c);
 }
 
+void lapic_skip_time(struct cpu *c, uint64_t ns)
+{
+	struct lapic *l = c->lapic;
+
+	/* A periodic one may go on from long ago, but not from before 0. */
+	if (l->expiry_ns != UINT64_MAX)
+		l->expiry_ns = l->expiry_ns > ns ? l->expiry_ns - ns : 1;
+}
+
 void lapic_force_deadline(struct cpu *c, uint64_t tsc)
 {
 	c->lapic->tsc_deadline = tsc;

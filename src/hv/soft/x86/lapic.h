@@ -48,6 +48,7 @@ struct lapic {
 	/* kvmpv.c: what the guest's clock page was made from. */
 	uint64_t pv_page, pv_tsc_offset;
 	int64_t pv_clock_offset;
+	bool pv_tell_stop; /* the page is to say GUEST_STOPPED */
 };
 
 /*
@@ -67,6 +68,8 @@ void lapic_force_deadline(struct cpu *c, uint64_t tsc);
 /* What is left of its timer stays from one CLOCK_MONOTONIC to the other. */
 void lapic_stop_time(struct cpu *c, uint64_t ns);
 void lapic_start_time(struct cpu *c, uint64_t ns);
+/* Stopped: this much of what is left is over. */
+void lapic_skip_time(struct cpu *c, uint64_t ns);
 
 /* msr.c: CLOCK_MONOTONIC as counted by the TSC since the VM was made. */
 uint64_t soft_clock_ns(struct soft_vm *vm);
@@ -76,9 +79,10 @@ uint64_t soft_tsc0(struct soft_vm *vm);
 uint64_t soft_tsc_to_ns(struct cpu *c, uint64_t tsc);
 /* Where TSC value is put by the VM's owner: vCPUs that agree stay in step. */
 void soft_set_tsc(struct cpu *c, uint64_t value);
-/* hv_time_stop() and hv_time_start(); no vCPU runs. */
+/* hv_time_stop(), _start() and _skip(); no vCPU runs. */
 int soft_time_stop(struct hv_vm *vm);
 int soft_time_start(struct hv_vm *vm);
+int soft_time_skip(struct hv_vm *vm, uint64_t ns);
 
 /* kvmpv.c: set or look at the guest's PV EOI bit; false: not in use. */
 bool kvmpv_eoi_set(struct cpu *c, bool set);

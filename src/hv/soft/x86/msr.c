@@ -4,6 +4,7 @@
  */
 #include "hv/soft/x86/lapic.h"
 
+#include <errno.h>
 #include <time.h>
 #include <x86intrin.h>
 
@@ -137,6 +138,26 @@ int soft_time_start(struct hv_vm *hv)
 			continue;
 		c->tsc_offset -= tsc - was;
 		lapic_start_time(c, ns);
+	}
+	return 0;
+}
+
+int soft_time_skip(struct hv_vm *hv, uint64_t ns)
+{
+	struct soft_vm *vm = (struct soft_vm *)hv;
+
+	if (!vm->stopped.on)
+		return -EINVAL;
+	vm->clock_offset += (int64_t)ns;
+	for (unsigned i = 0; i < HV_MAX_VCPUS; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		if (!c)
+			continue;
+		c->tsc_offset += ns_to_tsc(vm, ns);
+		lapic_skip_time(c, ns);
+		if (ns >= HV_TOLD_NS)
+			c->lapic->pv_tell_stop = true;
 	}
 	return 0;
 }
