@@ -439,6 +439,93 @@ static void files_in_all_modes(void **state)
 	unlink(path);
 }
 
+/* -- large ones, which threads copy --------------------------------------- */
+
+enum { LARGE = 1 << 20, LARGES = 12 };
+
+struct large {
+	struct block_req req;
+	struct iovec iov;
+	uint8_t *buf;
+	atomic_int *left;
+	int err;
+};
+
+static void large_done(struct block_req *req, int err)
+{
+	struct large *l = container_of(req, struct large, req);
+
+	l->err = err;
+	atomic_fetch_sub(l->left, 1);
+}
+
+/* Depth at a time; every request is done once, and without an error. */
+static void large_turn(struct block *b, struct large *l, enum block_op op,
+		       int depth)
+{
+	atomic_int left = 0;
+
+	for (unsigned i = 0; i < LARGES; i++) {
+		while (atomic_load(&left) >= depth)
+			sched_yield();
+		l[i].iov = (struct iovec){ l[i].buf, LARGE };
+		l[i].left = &left;
+		l[i].err = 1;
+		l[i].req = (struct block_req){
+			.op = op,
+			.offset = (uint64_t)i * LARGE,
+			.len = LARGE,
+			.iov = &l[i].iov,
+			.iovcnt = 1,
+			.done = large_done,
+		};
+		atomic_fetch_add(&left, 1);
+		block_submit(b, &l[i].req);
+	}
+	while (atomic_load(&left))
+		sched_yield();
+	for (unsigned i = 0; i < LARGES; i++)
+		assert_int_equal(l[i].err, 0);
+	block_drain(b);
+}
+
+/* Whoever copies them: those that wait for each, and those that do not. */
+static void large_at_a_time(void **state)
+{
+	static const int depth[] = { LARGES, 1, 4, 1, 1, 1, LARGES, 4 };
+	char path[64];
+	struct block_config cfg = { .path = path, .format = "raw" };
+	struct large l[LARGES] = { 0 };
+	struct husk_error err;
+	struct block *b;
+
+	snprintf(path, sizeof(path), "%s/large.img", dir);
+	close(open(path, O_CREAT | O_RDWR, 0600));
+	assert_int_equal(truncate(path, (off_t)LARGES * LARGE), 0);
+	b = block_open_config(&cfg, &err);
+	assert_non_null(b);
+	for (unsigned i = 0; i < LARGES; i++)
+		assert_non_null(l[i].buf = malloc(LARGE));
+	for (unsigned k = 0; k < ARRAY_SIZE(depth); k++) {
+		for (unsigned i = 0; i < LARGES; i++)
+			memset(l[i].buf, (int)(k * LARGES + i), LARGE);
+		large_turn(b, l, BLOCK_WRITE, depth[k]);
+		for (unsigned i = 0; i < LARGES; i++)
+			memset(l[i].buf, 0xff, LARGE);
+		large_turn(b, l, BLOCK_READ, depth[k]);
+		for (unsigned i = 0; i < LARGES; i++) {
+			uint8_t is = (uint8_t)(k * LARGES + i);
+
+			assert_int_equal(l[i].buf[0], is);
+			assert_memory_equal(l[i].buf, l[i].buf + 1, LARGE - 1);
+		}
+	}
+	for (unsigned i = 0; i < LARGES; i++)
+		free(l[i].buf);
+	block_close(b);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -448,6 +535,7 @@ int main(void)
 		cmocka_unit_test(many_at_a_time),
 		cmocka_unit_test(full_storage_hurts_nobody),
 		cmocka_unit_test(files_in_all_modes),
+		cmocka_unit_test(large_at_a_time),
 	};
 	char cmd[64];
 	int ret;

@@ -33,9 +33,12 @@ enum {
 	MEM = 512,	     /* and of its buffers */
 	BOUNCE = 256 * 1024, /* a multiple of PAGE */
 	QUICK = 1 << 20,     /* bytes that are copied at once */
-	SLOW_NS = 2000000,   /* a write that the host made wait */
-	REST_NS = 20000000,  /* and how long none is tried then: at first, */
-	MAX_REST = 8,	     /* and doubled so often while it goes on */
+	LARGE = 256 << 10,   /* bytes that another thread should copy */
+	MAX_OVERLAP = 16,
+	ASK_AGAIN = 64,
+	SLOW_NS = 2000000,  /* a write that the host made wait */
+	REST_NS = 20000000, /* and how long none is tried then: at first, */
+	MAX_REST = 8,	    /* and doubled so often while it goes on */
 };
 
 /* (i) constant after open */
@@ -49,6 +52,9 @@ struct file {
 	atomic_bool reads_wait; /* the file system knows no other way */
 	_Atomic uint64_t rest;	/* no quick writes until then */
 	atomic_uint slow;	/* how many in a row were not */
+	atomic_uint submitted;
+	atomic_uint copies; /* large requests that the pool has */
+	atomic_int overlap; /* 0: a guest waits for each large request */
 	struct pool pool;
 	pthread_mutex_t rmw; /* read, change, write */
 };
@@ -318,9 +324,58 @@ static int file_perform(struct store *s, const struct block_req *req)
 	return -EINVAL;
 }
 
+/*
+ * A large copy takes as long as what a guest does between two of them.  So it
+ * is lent to a thread, if the guest uses that time: it does when another
+ * request comes before the copy has ended.  A guest that waits for each is
+ * better served at once; now and then it is asked again.
+ */
+static void learn(struct file *f, bool overlapped)
+{
+	int score = atomic_load(&f->overlap);
+
+	if (!overlapped)
+		score = MAX(score - 1, 0);
+	else
+		score = MIN(MAX(score + 1, MAX_OVERLAP / 4), MAX_OVERLAP);
+	atomic_store(&f->overlap, score);
+}
+
+static bool is_large(const struct block_req *req)
+{
+	return req->len >= LARGE &&
+	       (req->op == BLOCK_READ || req->op == BLOCK_WRITE);
+}
+
 static int pool_perform(void *arg, const struct block_req *req)
 {
-	return file_perform(arg, req);
+	struct file *f = to_file(arg);
+	unsigned before = atomic_load(&f->submitted);
+	int ret = file_perform(arg, req);
+
+	if (is_large(req)) {
+		learn(f, atomic_load(&f->submitted) != before);
+		atomic_fetch_sub(&f->copies, 1);
+	}
+	return ret;
+}
+
+/*
+ * To an idle thread; and of writes, of which a file takes one at a time, also
+ * to one that has nothing but copies.
+ */
+static bool lend(struct file *f, struct block_req *req)
+{
+	unsigned n = atomic_fetch_add(&f->submitted, 1), busy;
+
+	if (f->cached >= 0 || !is_large(req) ||
+	    (!atomic_load(&f->overlap) && n % ASK_AGAIN))
+		return false;
+	busy = atomic_fetch_add(&f->copies, 1);
+	if (pool_offer(&f->pool, req, req->op == BLOCK_WRITE ? busy : 0))
+		return true;
+	atomic_fetch_sub(&f->copies, 1);
+	return false;
 }
 
 static bool quick_write(struct file *f, const struct block_req *req)
@@ -374,12 +429,17 @@ static void file_submit(struct store *s, struct block_req *req)
 		       req->offset + req->len <=
 			       ALIGN_DOWN(atomic_load(&s->size), PAGE));
 
+	if (lend(f, req))
+		return;
 	if (quick(f, req)) {
 		req->done(req, 0);
 		return;
 	}
-	if (!f->uring || !direct || !uring_submit(f->uring, req))
-		pool_submit(&f->pool, req);
+	if (f->uring && direct && uring_submit(f->uring, req))
+		return;
+	if (is_large(req))
+		atomic_fetch_add(&f->copies, 1);
+	pool_submit(&f->pool, req);
 }
 
 static void file_drain(struct store *s)
@@ -565,6 +625,7 @@ static struct store *file_open(const struct block_config *cfg,
 	f->store.readonly = cfg->readonly;
 	f->sync = cfg->sync;
 	f->cached = -1;
+	atomic_store(&f->overlap, MAX_OVERLAP / 2);
 	if (open_fd(f, cfg, err))
 		goto err_free;
 	if (find_size(f, cfg->path, err) ||

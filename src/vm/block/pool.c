@@ -70,22 +70,42 @@ static void add_thread_locked(struct pool *p)
 		p->nthreads++;
 }
 
-void pool_submit(struct pool *p, struct block_req *req)
+static void append_locked(struct pool *p, struct block_req *req)
 {
-	pthread_mutex_lock(&p->lock);
-	add_thread_locked(p);
-	if (!p->nthreads) {
-		pthread_mutex_unlock(&p->lock);
-		req->done(req, p->perform(p->arg, req));
-		return;
-	}
 	req->back = NULL;
 	/* ->back is the link: a list of void pointers to requests. */
 	*p->last = req;
 	p->last = (struct block_req **)&req->back;
 	p->inflight++;
 	pthread_cond_signal(&p->work);
+}
+
+void pool_submit(struct pool *p, struct block_req *req)
+{
+	bool queued;
+
+	pthread_mutex_lock(&p->lock);
+	add_thread_locked(p);
+	queued = p->nthreads;
+	if (queued)
+		append_locked(p, req);
 	pthread_mutex_unlock(&p->lock);
+	if (!queued)
+		req->done(req, p->perform(p->arg, req));
+}
+
+bool pool_offer(struct pool *p, struct block_req *req, unsigned most)
+{
+	bool taken;
+
+	pthread_mutex_lock(&p->lock);
+	if (!p->nthreads)
+		add_thread_locked(p);
+	taken = p->nthreads && p->inflight <= most;
+	if (taken)
+		append_locked(p, req);
+	pthread_mutex_unlock(&p->lock);
+	return taken;
 }
 
 void pool_drain(struct pool *p)

@@ -92,6 +92,8 @@ void pool_start(struct pool *p,
 		void *arg);
 void pool_stop(struct pool *p);
 void pool_submit(struct pool *p, struct block_req *req);
+/* To the threads that are there; false: they have more than so many. */
+bool pool_offer(struct pool *p, struct block_req *req, unsigned most);
 void pool_drain(struct pool *p);
 
 /* -- uring.c -------------------------------------------------------------- */

@@ -3,9 +3,10 @@
  * blk.c - virtio block device over any struct block
  *
  * A request is taken from the queue, lent to the block, and comes back on any
- * thread by done(), which only puts it on a list.  Whoever is in a turn of the
- * device takes it from there and answers the driver; when nobody is, the
- * device's thread is woken.  So what the block does at once costs no wake-up.
+ * thread by done(), which puts it on a list.  Whoever is in a turn of the
+ * device takes it from there and answers the driver; when nobody is, that
+ * thread has one itself, or the device's is woken if another has the device.
+ * So what the block does at once costs no wake-up.
  *
  * When the host has no space left and the machine is to pause then, a request
  * is held: only its place in the queue is remembered.  It is taken again by
@@ -107,22 +108,31 @@ static void answer(struct blk_req *r, uint8_t status)
 	blk->free = r;
 }
 
-/* The block's thread, or ours inside block_submit(). */
+/*
+ * The block's thread, or ours inside block_submit().  The first is in a turn
+ * itself when nobody else has the device: that saves a change of threads.
+ */
 static void blk_done(struct block_req *req, int err)
 {
 	struct blk_req *r = container_of(req, struct blk_req, req);
 	struct blk *blk = r->blk;
-	bool first;
+	bool alone;
 
 	r->err = err;
 	pthread_mutex_lock(&blk->done_lock);
-	first = !blk->done;
+	alone = !blk->done && !blk->in_turn;
 	r->next = blk->done;
 	blk->done = r;
-	/* Inside the lock: afterwards r and blk may be gone. */
-	if (first && !blk->in_turn)
-		virtio_wake(&blk->v);
 	pthread_mutex_unlock(&blk->done_lock);
+	/* r may be gone; blk waits for us in drain_locked(). */
+	if (!alone)
+		return;
+	if (pthread_mutex_trylock(&blk->v.dev.lock)) {
+		virtio_wake(&blk->v);
+		return;
+	}
+	virtio_turn_locked(&blk->v, true, 0);
+	pthread_mutex_unlock(&blk->v.dev.lock);
 }
 
 static void submit(struct blk_req *r)
@@ -399,11 +409,14 @@ static void blk_work(struct virtio *v)
 
 static void drain_locked(struct blk *blk)
 {
-	/* Twice when a write without FLUSH becomes a flush. */
-	while (blk->inflight) {
+	/*
+	 * Twice when a write without FLUSH becomes a flush; once at least, as
+	 * who answered the last one may still be on its way out of here.
+	 */
+	do {
 		block_drain(blk->block);
 		finish_done(blk);
-	}
+	} while (blk->inflight);
 	for (unsigned i = 0; i < QUEUES; i++)
 		virtq_flush(blk->v.queue[i]);
 }
