@@ -2,8 +2,8 @@
 /*
  * disk.c - disk images as files: making, measuring, copying, checking them
  *
- * What takes time is done in a new file beside the old one, which is
- * replaced at the end: whoever interrupts it finds the old one whole.
+ * What takes time is done in a draft (draft.h), which replaces the old file at
+ * the end: whoever interrupts it finds the old one whole.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,90 +18,17 @@
 #include "base/error.h"
 #include "husk/vm.h"
 #include "vm/block/qcow2.h"
+#include "vm/draft.h"
 #include "vm/ext4.h"
 
 enum { CHUNK = 2 << 20, GRAIN = 64 << 10 };
 
-/* -- a new file in place of an old one ------------------------------------ */
-
-struct draft {
-	const char *path; /* that it will have */
-	char *temp;
-};
-
-static int draft_begin(struct draft *d, const char *path, bool replace,
-		       struct husk_error *err)
-{
-	mode_t mask = umask(0);
-	struct stat st;
-	int fd;
-
-	umask(mask);
-	d->path = path;
-	d->temp = NULL;
-	if (!lstat(path, &st)) {
-		if (!replace)
-			return error_set(err, -EEXIST,
-					 "%s: exists already; say --force to "
-					 "replace it",
-					 path);
-		if (!S_ISREG(st.st_mode))
-			return error_set(err, -EINVAL,
-					 "%s: is not a regular file", path);
-	} else {
-		st.st_mode = 0666 & ~mask;
-	}
-	if (asprintf(&d->temp, "%s.XXXXXX", path) < 0) {
-		d->temp = NULL;
-		return error_errno(err, -ENOMEM, "%s", path);
-	}
-	fd = mkstemp(d->temp);
-	if (fd < 0) {
-		free(d->temp);
-		d->temp = NULL;
-		return error_errno(err, -errno, "%s", path);
-	}
-	(void)!fchmod(fd, st.st_mode & 07777);
-	close(fd);
-	return 0;
-}
-
-static int sync_folder(const char *path)
-{
-	char *copy = strdup(path);
-	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-		      : -1;
-
-	free(copy);
-	if (fd < 0)
-		return -errno;
-	fsync(fd);
-	close(fd);
-	return 0;
-}
-
-/* ret: what became of the work. */
-static int draft_end(struct draft *d, int ret, struct husk_error *err)
-{
-	if (!d->temp)
-		return ret;
-	if (!ret && rename(d->temp, d->path))
-		ret = error_errno(err, -errno, "%s", d->path);
-	if (ret)
-		unlink(d->temp);
-	else
-		sync_folder(d->path);
-	free(d->temp);
-	return ret;
-}
-
 /* -- create --------------------------------------------------------------- */
 
-static int write_new(const char *temp, const struct block_ops *ops,
-		     const struct vm_disk_create *c, const char *shown,
-		     struct husk_error *err)
+static int write_new(const struct draft *d, const struct block_ops *ops,
+		     const struct vm_disk_create *c, struct husk_error *err)
 {
-	struct block_config cfg = { .path = temp };
+	struct block_config cfg = { .path = d->name, .no_lock = true };
 	struct q2_create q = {
 		.size = c->size,
 		.base = c->base,
@@ -125,13 +52,13 @@ static int write_new(const char *temp, const struct block_ops *ops,
 		return error_set(err, ret,
 				 "%s: clusters of %u bytes are not possible; "
 				 "512 to 2M, a power of two",
-				 shown, c->cluster);
+				 d->path, c->cluster);
 	if (ret == -EFBIG)
 		return error_set(err, ret,
 				 "%s: too large for its clusters; take larger "
 				 "ones",
-				 shown);
-	return ret ? error_errno(err, ret, "%s", shown) : 0;
+				 d->path);
+	return ret ? error_errno(err, ret, "%s", d->path) : 0;
 }
 
 /* Where the image will look for it, and what it is. */
@@ -192,7 +119,7 @@ int disk_create_overlay(const char *path, const char *base,
 		return vm_disk_create(path, &c, err);
 	ret = draft_begin(&d, path, false, err);
 	if (!ret)
-		ret = write_new(d.temp, &block_qcow2, &c, path, err);
+		ret = write_new(&d, &block_qcow2, &c, err);
 	return draft_end(&d, ret, err);
 }
 
@@ -220,7 +147,7 @@ int vm_disk_create(const char *path, const struct vm_disk_create *what,
 		return ret;
 	ret = draft_begin(&d, path, c.replace, err);
 	if (!ret)
-		ret = write_new(d.temp, ops, &c, path, err);
+		ret = write_new(&d, ops, &c, err);
 	return draft_end(&d, ret, err);
 }
 
@@ -418,12 +345,16 @@ static int copy_into(struct draft *d, struct copy *c,
 		     const struct vm_disk_create *make,
 		     const struct block_ops *ops, struct husk_error *err)
 {
-	struct block_config cfg = { .path = d->temp, .format = ops->name };
+	struct block_config cfg = {
+		.path = d->name,
+		.format = ops->name,
+		/* Only what differs from it is copied. */
+		.no_base = true,
+		.no_lock = true,
+	};
 	int ret;
 
-	/* A base is not read while only what differs from it is copied. */
-	cfg.no_base = true;
-	ret = write_new(d->temp, ops, make, d->path, err);
+	ret = write_new(d, ops, make, err);
 	if (ret)
 		return ret;
 	c->to = block_open_config(&cfg, err);
@@ -608,26 +539,21 @@ static int extract(struct block *b, const char *file, const char *to,
 		   unsigned *partition, struct husk_error *err)
 {
 	struct ext4_disk disk = { read_disk, b, b->size };
-	char *temporary;
+	struct draft d;
 	FILE *f = NULL;
-	int fd, ret;
+	int fd, ret = draft_begin(&d, to, true, err);
 
-	if (asprintf(&temporary, "%s.XXXXXX", to) < 0)
-		return error_set(err, -ENOMEM, "out of memory");
-	fd = mkostemp(temporary, O_CLOEXEC);
+	if (ret)
+		return ret;
+	fd = fcntl(d.fd, F_DUPFD_CLOEXEC, 0);
 	if (fd >= 0)
 		f = fdopen(fd, "w");
 	ret = f ? ext4_read_file(&disk, file, MAX_EXTRACT, put_file, f,
 				 partition, err)
-		: error_errno(err, -errno, "%s", temporary);
-	if (f && fclose(f) && !ret)
+		: error_errno(err, -errno, "%s", to);
+	if (f ? fclose(f) && !ret : fd >= 0 && close(fd))
 		ret = error_errno(err, -errno, "%s", to);
-	if (!ret && rename(temporary, to))
-		ret = error_errno(err, -errno, "%s", to);
-	if (ret && fd >= 0)
-		unlink(temporary);
-	free(temporary);
-	return ret;
+	return draft_end(&d, ret, err);
 }
 
 int vm_disk_extract(const char *path, const char *format, const char *file,
