@@ -7,7 +7,8 @@
  * Options: --cpus N, --memory MIB, --disk SPEC, --net SPEC, --engine E,
  * --file FILE of the saved machine, --gap S, --device SPEC, --vsock SPEC, --share SPEC,
  * --echo UNIX: what comes to this socket, or to a port of the loopback that the
- * guest finds on its command line as keep.tcp=PORT, goes back.
+ * guest finds on its command line as keep.tcp=PORT, goes back; to UNIX_net
+ * as well.
  * Steps, in order:
  *   beat:N     until the guest has said N more beats
  *   jobs:rest  all but the clocks do nothing; jobs:run: they go on
@@ -273,6 +274,9 @@ static void serve_all(const char *path)
 
 	serve(AF_INET, &in, sizeof(in));
 	snprintf(un.sun_path, sizeof(un.sun_path), "%s_1", path);
+	serve(AF_UNIX, &un, sizeof(un));
+	/* The other end of a cable. */
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s_net", path);
 	serve(AF_UNIX, &un, sizeof(un));
 	/* A clone's device has another path, and the same server. */
 	snprintf(un.sun_path, sizeof(un.sun_path), "%s.clone_1", path);

@@ -3,7 +3,8 @@
  * keeper.c - runs in a guest that is stopped and moved, and checks that it
  * cannot tell: memory, disk, timers and clocks, streams, files of the host
  *
- *   keeper MIB [DISK [DISK-MIB]] [tcp=PORT] [vsock=PORT] [fs=DIR] [rng] [hvc]
+ *   keeper MIB [DISK [DISK-MIB]] [tcp=PORT] [link=INTERFACE] [vsock=PORT]
+ *          [fs=DIR] [rng] [hvc]
  *
  * Prints "beat N MONOTONIC REALTIME" (ms) about five times a second, with what
  * each job has done and, behind a slash, how often it had to begin again, and
@@ -13,14 +14,19 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -276,6 +282,88 @@ static void *vsock(struct job *job)
 	return NULL;
 }
 
+/* -- frames that come back ------------------------------------------------ */
+
+enum { FRAME_TYPE = 0x88b5 /* for experiments */, FRAME_TRIES = 100 };
+
+struct frame {
+	struct ethhdr eth;
+	uint16_t size; /* of words */
+	uint64_t id, word[180];
+} __attribute__((packed));
+
+static int open_link(const char *name, uint8_t *mac)
+{
+	struct timeval limit = { 0, 100000 };
+	struct sockaddr_ll at = { .sll_family = AF_PACKET,
+				  .sll_protocol = htons(FRAME_TYPE),
+				  .sll_ifindex = (int)if_nametoindex(name) };
+	struct ifreq r = { 0 };
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(FRAME_TYPE));
+
+	snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
+	if (fd < 0 || bind(fd, (void *)&at, sizeof(at)) ||
+	    ioctl(fd, SIOCGIFHWADDR, &r) ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)))
+		bad("no interface", (uint64_t)errno, 0);
+	memcpy(mac, r.ifr_hwaddr.sa_data, 6);
+	return fd;
+}
+
+/* false: another one, or an old one. */
+static bool is_frame(struct job *job, const struct frame *f, ssize_t len,
+		     uint64_t id)
+{
+	size_t n = 2 + (size_t)(mix(id) % 178);
+
+	if (len < (ssize_t)offsetof(struct frame, word) || f->id != id)
+		return false;
+	if (f->size != n || len < (ssize_t)offsetof(struct frame, word[n]))
+		bad(job->name, (uint64_t)len, n);
+	for (size_t i = 0; i < n; i++)
+		if (f->word[i] != mix(id + i)) {
+			bad(job->name, id, i);
+			break;
+		}
+	return true;
+}
+
+/* Some may be lost, as on any cable; none may change. */
+static void *frames(struct job *job)
+{
+	struct frame out = { .eth.h_proto = htons(FRAME_TYPE) }, in;
+	int fd = open_link(job->arg, out.eth.h_source);
+	uint64_t first;
+
+	/* To ourselves: a clone of ours is at the same hub. */
+	memcpy(out.eth.h_dest, out.eth.h_source, 6);
+	if (getrandom(&first, 8, 0) != 8)
+		bad("no random number", (uint64_t)errno, 0);
+	for (uint64_t id = first;; id += 256) {
+		unsigned tries = 0;
+		ssize_t len;
+
+		out.id = id;
+		out.size = (uint16_t)(2 + mix(id) % 178);
+		for (unsigned i = 0; i < out.size; i++)
+			out.word[i] = mix(id + i);
+		do {
+			if (tries++ == FRAME_TRIES) {
+				job->breaks++;
+				tries = 1;
+			}
+			len = (ssize_t)offsetof(struct frame, word[out.size]);
+			if (send(fd, &out, (size_t)len, 0) < 0)
+				usleep(100000);
+			while ((len = recv(fd, &in, sizeof(in), 0)) >= 0 &&
+			       !is_frame(job, &in, len, id))
+				;
+		} while (len < 0);
+		done(job);
+	}
+	return NULL;
+}
+
 /* -- files of the host ---------------------------------------------------- */
 
 struct file {
@@ -382,8 +470,9 @@ static void *console(struct job *job)
 static struct job jobs[] = {
 	{ .name = "mem", .run = memory },   { .name = "disk", .run = disk },
 	{ .name = "timer", .run = timers }, { .name = "tcp", .run = tcp },
-	{ .name = "vsock", .run = vsock },  { .name = "fs", .run = files },
-	{ .name = "rng", .run = numbers },  { .name = "hvc", .run = console },
+	{ .name = "link", .run = frames },  { .name = "vsock", .run = vsock },
+	{ .name = "fs", .run = files },	    { .name = "rng", .run = numbers },
+	{ .name = "hvc", .run = console },
 };
 
 enum { JOBS = sizeof(jobs) / sizeof(jobs[0]), MEM = 0, DISK, TIMER };

@@ -1,18 +1,22 @@
 #!/bin/sh
-# moves.sh HUSK DEMO TOOLS [all] - every device, idle and at work, is paused,
+# moves.sh HUSK DEMO TOOLS [all|kvm] - every device, idle and at work, is paused,
 # saved, restored and cloned
 #
 # One guest for each set of devices goes through all of it, first on the
-# translator, then on the interpreter; keep and keeper say what is checked.
+# translator, then on the interpreter; keep and keeper say what is checked.  With
+# kvm: all devices in one guest, on that engine, to the soft one and back.
 set -eu
 # shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
+[ "${4:-}" != kvm ] || "$husk" doctor | grep -q '^kvm *yes' ||
+	skip "no engine kvm here"
 for m in virtio_net vmw_vsock_virtio_transport virtiofs virtio_console; do
 	[ "$(gzip -dc "$demo/initrd" | grep -ac $m.ko)" -gt 0 ] ||
 		skip "a demo guest without $m in $demo: tools/make-demo $demo"
 done
 
+engine=soft
 # Sockets have short paths only.
 run=$(mktemp -d /tmp/husk.XXXXXX)
 trap 'rm -rf "$tmp" "$run"' EXIT
@@ -30,6 +34,10 @@ for w in $words; do
 		ip link set eth0 up
 		ip route add default via 10.0.2.2
 		w=tcp=$port ;;
+	link)
+		case $words in *tcp*) w=eth1 ;; *) w=eth0 ;; esac
+		ip link set $w up
+		w=link=$w ;;
 	vsock)
 		for m in vsock vmw_vsock_virtio_transport_common \
 			vmw_vsock_virtio_transport; do
@@ -52,12 +60,13 @@ initrd "$tmp/add"
 keep_it() {
 	jobs=$1
 	shift
-	cpus=1 net=null devices=
+	cpus=1 nets= devices=
 	for j in $(echo "$jobs" | tr , ' '); do
 		case $j in
 		disk)	rm -f "$tmp"/disk*; truncate -s 8M "$tmp/disk"
 			devices="$devices --disk $tmp/disk" ;;
-		tcp)	net=shared ;;
+		tcp)	nets="$nets --net shared" ;;
+		link)	nets="$nets --net unix=$run/v_net" ;;
 		vsock)	devices="$devices --vsock $run/v" ;;
 		fs)	rm -rf "$tmp/share"; mkdir "$tmp/share"
 			devices="$devices --share $tmp/share" ;;
@@ -69,14 +78,21 @@ keep_it() {
 	case $jobs in *,*) cpus=2 ;; esac
 	rm -f "$run"/*
 	# shellcheck disable=SC2086 # words
-	"$tools/keep" --file "$tmp/file" --memory 160 --cpus $cpus --net $net \
+	"$tools/keep" --file "$tmp/file" --engine $engine --memory 160 --cpus $cpus ${nets:---net null} \
 		--echo "$run/v" $devices --cmdline "console=ttyS0 quiet \
 keep.jobs=$jobs husk.run=\"sh /run.sh\"" "$demo/vmlinuz" "$tmp/initrd" "$@" \
 		>"$tmp/out" 2>&1 || fail "keep $jobs $*"
 	echo "$jobs: well"
 }
 
-everything=disk,tcp,vsock,fs,rng,hvc
+everything=disk,tcp,link,vsock,fs,rng,hvc
+if [ "${4:-}" = kvm ]; then
+	engine=kvm
+	keep_it $everything,balloon jobs:rest pause:3 live:1 move:kvm back:kvm \
+		clone:kvm jobs:run pause:10 live:1 move:kvm back:kvm clone:kvm \
+		move:soft pause:3 beat:1 move:kvm packed:kvm pause:3 beat:1
+	exit
+fi
 if [ "${4:-}" != all ]; then
 	keep_it $everything jobs:rest pause:3 back:soft jobs:run pause:5 live:1 \
 		move:soft back:soft clone:soft
@@ -86,7 +102,7 @@ moves() {
 	echo "jobs:rest pause:5 beat:1 move:$1 back:$1 clone:$1 jobs:run" \
 		"pause:${2:-50} beat:2 live:2 move:$1 packed:$1 back:$1 clone:$1"
 }
-for set in balloon disk tcp vsock fs rng hvc; do
+for set in balloon disk tcp link vsock fs rng hvc; do
 	# shellcheck disable=SC2046 # words
 	keep_it $set $(moves soft) move:soft,interp $(moves soft,interp)
 done
