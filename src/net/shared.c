@@ -4,14 +4,23 @@
  */
 #include "net/link.h"
 
+#include <pthread.h>
+
 #include "base/bits.h"
 #include "base/error.h"
 #include "husk/vmnet.h"
 
+/*
+ * The port is there from the first listen() on.  What comes while nobody
+ * listens waits in its ring, as on any other link in the host's queue, so that
+ * a pause loses nothing.
+ */
 struct shared {
 	struct link l;
 	struct vmnet *net;
-	struct vmnet_port *port; /* while it listens */
+	struct vmnet_port *port; /* or NULL */
+	pthread_mutex_t lock;	 /* around ready() */
+	bool listening;		 /* under lock */
 };
 
 static struct shared *to_shared(struct link *l)
@@ -38,6 +47,7 @@ static int shared_open(struct link *l, const struct link_config *cfg,
 		vmnet_destroy(s->net);
 		return ret;
 	}
+	pthread_mutex_init(&s->lock, NULL);
 	l->mtu = vmnet_mtu(s->net);
 	l->trusted = true;
 	l->carrier = true;
@@ -50,6 +60,7 @@ static void shared_close(struct link *l)
 
 	vmnet_port_close(s->port);
 	vmnet_destroy(s->net);
+	pthread_mutex_destroy(&s->lock);
 }
 
 static int shared_send(struct link *l, const struct iovec *iov, int n)
@@ -70,19 +81,29 @@ static ssize_t shared_recv(struct link *l, const struct iovec *iov, int n)
 
 static void port_ready(void *opaque)
 {
-	link_ready(opaque);
+	struct shared *s = opaque;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->listening)
+		link_ready(&s->l);
+	pthread_mutex_unlock(&s->lock);
 }
 
 static int shared_listen(struct link *l, bool on)
 {
 	struct shared *s = to_shared(l);
+	int ret = 0;
 
-	if (on == !!s->port)
-		return 0;
-	if (on)
-		return vmnet_port_open(s->net, port_ready, l, &s->port);
-	vmnet_port_close(s->port);
-	s->port = NULL;
+	if (on && !s->port)
+		ret = vmnet_port_open(s->net, port_ready, l, &s->port);
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&s->lock);
+	/* What has come meanwhile was announced to nobody. */
+	if (on && !s->listening)
+		link_ready(l);
+	s->listening = on;
+	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
 

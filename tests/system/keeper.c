@@ -18,6 +18,7 @@
 #include <linux/if_packet.h>
 #include <linux/vm_sockets.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -189,14 +190,21 @@ static int dial_tcp(const char *port)
 		.sin_port = htons((uint16_t)strtoul(port, NULL, 10)),
 		.sin_addr.s_addr = inet_addr("10.0.2.2"),
 	};
-	/* A flow that is gone is only noticed by who sends. */
-	struct timeval limit = { 3, 0 };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { 5, 0 }, none = { 0, 0 };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
 
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (!connect(fd, (void *)&to, sizeof(to)))
+	/*
+	 * A flow that is gone is only noticed by who sends: a probe each second
+	 * is answered by a reset.  One that is slow is not gone.
+	 */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &one, sizeof(one));
+	if (!connect(fd, (void *)&to, sizeof(to))) {
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof(none));
 		return fd;
+	}
 	close(fd);
 	return -1;
 }

@@ -78,7 +78,8 @@ keep_it() {
 	case $jobs in *,*) cpus=2 ;; esac
 	rm -f "$run"/*
 	# shellcheck disable=SC2086 # words
-	"$tools/keep" --file "$tmp/file" --engine $engine --memory 160 --cpus $cpus ${nets:---net null} \
+	"$tools/keep" --file "$tmp/file" --engine $engine --memory 160 \
+		--cpus $cpus ${nets:---net null} \
 		--echo "$run/v" $devices --cmdline "console=ttyS0 quiet \
 keep.jobs=$jobs husk.run=\"sh /run.sh\"" "$demo/vmlinuz" "$tmp/initrd" "$@" \
 		>"$tmp/out" 2>&1 || fail "keep $jobs $*"

@@ -340,6 +340,32 @@ static void gives_addresses(void **state)
 		guest_close(&g[i]);
 }
 
+/* A NIC that is paused for a moment misses nothing. */
+static void keeps_frames(void **state)
+{
+	struct link_config cfg = { .kind = "shared" };
+	uint8_t ask[42] = { 255, 255, 255, 255, 255, 255, 2,  0, 0, 0,	0,
+			    1,	 8,   6,   0,	1,   8,	  0,  6, 4, 0,	1,
+			    2,	 0,   0,   0,	0,   1,	  10, 0, 2, 15, 0,
+			    0,	 0,   0,   0,	0,   10,  0,  2, 2 };
+	struct pollfd p = { .events = POLLIN };
+	uint8_t buf[2000];
+	struct nic n;
+
+	assert_int_equal(plug(&n, &cfg), 0);
+	p.fd = n.event;
+	assert_int_equal(send_one(&n, ask, sizeof(ask)), 0);
+	assert_int_equal(n.l->ops->listen(n.l, false), 0);
+	/* It was told at first. */
+	if (poll(&p, 1, 0) == 1)
+		assert_true(wait_ready(&n));
+	assert_int_equal(n.l->ops->listen(n.l, true), 0);
+	assert_true(wait_ready(&n));
+	assert_true(receive(&n, buf, sizeof(buf)) >= 42);
+	assert_int_equal(buf[21], 2); /* an answer */
+	unplug(&n);
+}
+
 static bool is_syn(const uint8_t *f, size_t len)
 {
 	return len >= 54 && f[12] == 8 && !f[13] && f[23] == 6 && f[36] == 0 &&
@@ -457,6 +483,7 @@ int main(void)
 		cmocka_unit_test(stream_comes_back),
 		cmocka_unit_test(packets),
 		cmocka_unit_test(packets_by_path),
+		cmocka_unit_test(keeps_frames),
 		cmocka_unit_test(gives_addresses),
 		cmocka_unit_test(forwards_ports),
 		cmocka_unit_test(reads_forwards),
