@@ -122,6 +122,8 @@ struct session {
 	const char *where; /* --serial */
 	struct serial serial;
 	bool stats;
+	const char *restful_uri; /* NULL: none */
+	struct rest *rest;
 	long timeout_ms; /* -1: none */
 	int signal;	 /* that ended us, or 0 */
 

@@ -21,6 +21,8 @@ static const char help[] = "usage: husk run [NAME] [OPTION...]\n\n";
 static const char more_help[] =
 	"  --config FILE         begin with this configuration, a JSON document\n"
 	"  --serial WHERE        stdio, a file, pty or none (default stdio)\n"
+	"  --restful-uri URI     serve /vm/state and /vm/inspect, as vfkit does, at\n"
+	"                        tcp://HOST:PORT or unix:///PATH\n"
 	"  --stats               count what the vCPUs did, on standard error\n"
 	"  --timeout SECONDS     end the machine after this time\n"
 	"\n"
@@ -68,6 +70,7 @@ static int parse(struct session *s, struct options *o, int argc, char **argv)
 		MACHINE_OPTIONS,
 		{ "config", 1, NULL, 'C' },
 		{ "serial", 1, NULL, 's' },
+		{ "restful-uri", 1, NULL, 'R' },
 		{ "stats", 0, NULL, 'S' },
 		{ "timeout", 1, NULL, 't' },
 		{ "help", 0, NULL, 'h' },
@@ -82,6 +85,7 @@ static int parse(struct session *s, struct options *o, int argc, char **argv)
 		switch (c) {
 		case 'C': o->config = optarg; break;
 		case 's': s->where = optarg; break;
+		case 'R': s->restful_uri = optarg; break;
 		case 'S': s->stats = true; break;
 		case 't':
 			if (session_set_timeout(s, optarg))

@@ -22,6 +22,7 @@
 
 #include "agent.h"
 #include "control.h"
+#include "rest.h"
 #include "start.h"
 
 static void log_line(void *opaque, const char *text)
@@ -150,13 +151,13 @@ static int live(struct session *s, struct vm *vm, int sigs)
 
 	tell_size(s, vm);
 	for (;;) {
-		struct pollfd f[4 + CONTROL_POLLS] = {
+		struct pollfd f[4 + REST_POLLS + CONTROL_POLLS] = {
 			{ .fd = vm_event_fd(vm), .events = POLLIN },
 			{ .fd = sigs, .events = POLLIN },
 			{ .fd = serial->wake, .events = POLLIN },
 			{ .fd = serial_in(serial), .events = POLLIN },
 		};
-		unsigned n = 0;
+		unsigned n = 0, first = 4;
 		long left = end < 0 ? -1 : end - now_ms();
 		long quiet = serial_wait(serial);
 
@@ -167,9 +168,13 @@ static int live(struct session *s, struct vm *vm, int sigs)
 		}
 		if (quiet >= 0 && (left < 0 || left > quiet))
 			left = quiet;
+		if (s->rest) {
+			rest_polls(s->rest, f + first);
+			first += REST_POLLS;
+		}
 		if (s->control)
-			n = control_polls(s->control, f + 4);
-		if (poll(f, 4 + n, (int)left) < 0) {
+			n = control_polls(s->control, f + first);
+		if (poll(f, first + n, (int)left) < 0) {
 			if (errno != EINTR)
 				return cut_off(s, vm, EXIT_FAULT);
 			continue;
@@ -185,8 +190,10 @@ static int live(struct session *s, struct vm *vm, int sigs)
 			ret = ended_by(s, vm, SIGHUP);
 		if (ret)
 			return ret;
+		if (s->rest)
+			rest_handle(s->rest, f + 4, vm);
 		if (s->control)
-			control_handle(s->control, f + 4, n, vm);
+			control_handle(s->control, f + first, n, vm);
 		if (serial->escape.quit || s->killed)
 			return cut_off(s, vm, 0);
 		serial_push(serial, vm);
@@ -407,6 +414,8 @@ static int run(struct session *s)
 	for (; ret < 0; s->resets++)
 		ret = boot(s, &set, sigs, false);
 	close(sigs);
+	rest_close(s->rest);
+	s->rest = NULL;
 	serial_close(&s->serial);
 	if (s->signal && !s->name) {
 		/* So that who started us sees what ended us. */
@@ -441,6 +450,8 @@ int session_set_timeout(struct session *s, const char *arg)
 
 int session_run(struct session *s)
 {
+	int ret;
+
 	s->started_ms = now_ms();
 	if (vm_config_console_is_stdio(s->cfg))
 		s->serial.port = VM_CONSOLE;
@@ -450,5 +461,8 @@ int session_run(struct session *s)
 	vm_config_set_no_space(s->cfg, no_space, s);
 	if (vm_config_validate(s->cfg, problem, NULL))
 		return EXIT_USAGE;
-	return run(s);
+	ret = s->restful_uri ? rest_open(&s->rest, s, s->restful_uri) : 0;
+	if (!ret)
+		ret = run(s);
+	return ret;
 }

@@ -24,6 +24,8 @@ static const char help[] =
 	"\n"
 	"  --foreground          keep the terminal as the guest's console\n"
 	"  --console             start in the background, then attach the console\n"
+	"  --restful-uri URI     serve /vm/state and /vm/inspect, as vfkit does, at\n"
+	"                        tcp://HOST:PORT or unix:///PATH\n"
 	"  --stats               count what the vCPUs did, when it ends\n"
 	"  --help                print the options\n"
 	"\n"
@@ -259,11 +261,9 @@ static int start(const char *name, struct session *s, bool foreground,
 int cmd_start(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "foreground", 0, NULL, 'f' },
-		{ "console", 0, NULL, 'c' },
-		{ "stats", 0, NULL, 'S' },
-		{ "help", 0, NULL, 'h' },
-		{ 0 },
+		{ "foreground", 0, NULL, 'f' },	 { "console", 0, NULL, 'c' },
+		{ "restful-uri", 1, NULL, 'R' }, { "stats", 0, NULL, 'S' },
+		{ "help", 0, NULL, 'h' },	 { 0 },
 	};
 	bool foreground = false, console = false;
 	struct session s;
@@ -275,6 +275,7 @@ int cmd_start(int argc, char **argv)
 		switch (c) {
 		case 'f': foreground = true; break;
 		case 'c': console = true; break;
+		case 'R': s.restful_uri = optarg; break;
 		case 'S': s.stats = true; break;
 		case 'h': fputs(help, stdout); return 0;
 		default: return bad_option("start", c, argv);

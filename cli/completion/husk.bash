@@ -32,12 +32,12 @@ _husk() {
 		case ${COMP_WORDS[1]} in
 		start | stop | kill | delete | info | console | exec | pause | resume | save | clone) words="$(_husk_names) --help" ;;&
 		run) words="$(_husk_names) --config --kernel --initrd --cmdline --cpus --memory
-			--engine --disk --net --forward --share --device --vsock --serial --on-enospc --reboot --panic --gap --console --stats --timeout
+			--engine --disk --net --forward --share --device --vsock --serial --on-enospc --reboot --panic --gap --console --restful-uri --stats --timeout
 			--help" ;;
 		create) words="--from --overlay --disk-size --user --ssh-key --cloud-init --kernel --initrd
 			--cmdline --cpus --memory --engine --disk --net --forward
 			--share --device --vsock --on-enospc --reboot --panic --gap --console --help" ;;
-		start) words="$words --foreground --console --stats" ;;
+		start) words="$words --foreground --console --restful-uri --stats" ;;
 		stop) words="$words --timeout --force" ;;
 		delete) words="$words --force" ;;
 		info) words="$words --json" ;;

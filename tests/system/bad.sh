@@ -103,7 +103,10 @@ if [ -n "$kernel" ]; then
 	run 2 'tap a-name-that-is-too-long: not the name' $k \
 		--net tap=a-name-that-is-too-long
 	run 2 'forward 80: not .*2222:22' $k --forward 80
-	run 2 'forward 8.8.8.8:80:80: Cannot assign' $k --forward 8.8.8.8:80:80
+	if has_loopback; then
+		run 2 'forward 8.8.8.8:80:80: Cannot assign' $k \
+			--forward 8.8.8.8:80:80
+	fi
 	run 2 'needs a network of kind shared' $k --net none --forward 1:1
 	run 2 'type=unixstream,path=PATH is missing' $k --device virtio-net
 	run 2 'timeout 0' $k --timeout 0

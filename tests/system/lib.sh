@@ -19,6 +19,8 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
+# There is a loopback interface; a network namespace begins with one that is down.
+has_loopback() { grep -q '127\.0\.0\.1$' /proc/net/fib_trie 2>/dev/null; }
 need_demo() {
 	[ -e "$demo/vmlinuz" ] && [ -e "$demo/initrd" ] ||
 		skip "no demo guest in $demo: ./dev run makes one"

@@ -7,6 +7,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 need_demo
 command -v python3 >/dev/null || skip "no python3"
+has_loopback || skip "the loopback interface is down"
 # Not grep -q: gzip must not die of SIGPIPE.
 [ "$(gzip -dc "$demo/initrd" | grep -ac virtio_net.ko)" -gt 0 ] ||
 	skip "a demo guest without virtio_net in $demo: tools/make-demo $demo"

@@ -422,6 +422,11 @@ static void forwards_ports(void **state)
 	assert_non_null(strstr(err.text, taken));
 	for (unsigned i = 0; i < 2; i++) {
 		fd = connect_local(port);
+		/* A network namespace begins with a loopback that is down. */
+		if (fd < 0 && errno == ENETUNREACH) {
+			guest_close(&g);
+			skip();
+		}
 		assert_true(fd >= 0);
 		assert_true(guest_wait(&g, f, sizeof(f), is_arp) > 0);
 		answer_arp(&g, f);
