@@ -184,6 +184,37 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null && [ -n "$kernel" ]; then
 	fi
 fi
 
+# An image of Debian by a user who may not: what to do about it.
+image=$(dirname "$husk")/image-debian
+if [ -e "$image" ]; then
+	mkdir image
+	for f in mmdebstrap mke2fs newuidmap; do ln -s /bin/true image/$f; done
+	cat >image/id <<'I'
+#!/bin/sh
+case $1 in -u) echo 54321 ;; *) echo husk-nobody ;; esac
+I
+	cat >image/grep <<'G'
+#!/bin/sh
+[ "$1" != -q ] || exit "${LINE:-1}"
+exit 1
+G
+	ln -s /bin/false image/unshare
+	chmod +x image/id image/grep
+	# no WORDS [NAME=VALUE] - it fails and says so
+	no() {
+		if env PATH="$PWD/image:$PATH" "${2:-A=b}" sh "$image" image \
+			3>/dev/null 2>err || ! grep -q "$1" err; then
+			echo "FAIL: image-debian: not \"$1\":"; cat err
+			bad=$((bad + 1))
+		fi
+	}
+	no '^/etc/subuid has no line for husk-nobody: as root, usermod --add-subuids'
+	no '^user namespaces are off for husk-nobody: turn them on with sysctl' LINE=0
+	rm image/mmdebstrap
+	[ -e /usr/bin/mmdebstrap ] || no '^mmdebstrap is missing: install mmdebstrap'
+	rm -r image err
+fi
+
 # Standard streams that are closed or full.
 "$husk" --help >&- 2>err
 [ $? = 1 ] && grep -q '^husk: standard output: ' err ||

@@ -9,6 +9,7 @@ set -eu
 # shellcheck source=tests/system/lib.sh
 . "$(dirname "$0")/lib.sh"
 need_demo
+has_loopback || skip "the loopback interface is down"
 [ "${4:-}" != kvm ] || "$husk" doctor | grep -q '^kvm *yes' ||
 	skip "no engine kvm here"
 for m in virtio_net vmw_vsock_virtio_transport virtiofs virtio_console; do
