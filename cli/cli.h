@@ -158,11 +158,6 @@ void session_step_clock(struct session *s);
 /* Until the machine ends; an exit status. */
 int session_run(struct session *s);
 
-/* -- save.c --------------------------------------------------------------- */
-
-/* The machine of this name, which goes on, for now.  An exit status. */
-int save_running(const char *name, const char *file);
-
 /* -- progress.c ----------------------------------------------------------- */
 
 /* "1.5 GiB" */

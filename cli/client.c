@@ -14,6 +14,7 @@
 
 #include "cli.h"
 #include "control.h"
+#include "place.h"
 
 enum { MAX_REPLY = 1 << 20 };
 
@@ -32,6 +33,23 @@ int control_connect(const char *dir)
 	if (fd >= 0)
 		close(fd);
 	return -1;
+}
+
+int control_reach(const char *name)
+{
+	struct place p;
+	int fd;
+
+	if (place_find(&p, name))
+		return -1;
+	if (!place_owner(&p)) {
+		complain("%s: is not running", name);
+		return -1;
+	}
+	fd = control_connect(p.run);
+	if (fd < 0)
+		complain("%s: its control socket does not answer", name);
+	return fd;
 }
 
 static int send_all(int fd, const char *data, size_t len)
@@ -96,7 +114,7 @@ static void no_answer(struct husk_error *err, int ret)
 		 "the machine does not answer: %s", strerror(-ret));
 }
 
-static json_object *read_reply(int fd, int timeout_ms, struct husk_error *err)
+json_object *control_read(int fd, int timeout_ms, struct husk_error *err)
 {
 	json_object *reply, *ok, *error;
 	char *line;
@@ -134,7 +152,7 @@ json_object *control_request(int fd, const char *command, json_object *more,
 		ret = send_all(fd, "\n", 1);
 	json_object_put(request);
 	if (!ret)
-		return read_reply(fd, timeout_ms, err);
+		return control_read(fd, timeout_ms, err);
 	no_answer(err, ret);
 	return NULL;
 }

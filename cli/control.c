@@ -175,7 +175,8 @@ static void request(struct control *c, struct control_client *k, char *line,
 						       ? call.err.text
 						       : strerror(-ret)));
 	}
-	queue_reply(k, call.reply);
+	if (!k->given)
+		queue_reply(k, call.reply);
 	json_object_put(call.request);
 	json_object_put(call.reply);
 }
@@ -185,7 +186,7 @@ static void take_lines(struct control *c, struct control_client *k,
 {
 	char *end;
 
-	while (!k->console && !k->closing &&
+	while (!k->console && !k->closing && !k->given &&
 	       (end = memchr(k->in, '\n', k->in_len))) {
 		size_t used = (size_t)(end - k->in) + 1;
 
@@ -227,6 +228,10 @@ static void receive(struct control *c, struct control_client *k, struct vm *vm)
 	}
 	k->in_len += (size_t)n;
 	take_lines(c, k, vm);
+	if (k->given) {
+		drop(k);
+		return;
+	}
 	if (k->console)
 		type(c, k);
 }

@@ -28,6 +28,7 @@ struct control_client {
 	char *out;
 	size_t out_len;
 	bool console; /* no requests any more: bytes of the serial port */
+	bool given;   /* somebody else answers, on a copy of fd */
 	bool closing; /* when out is empty */
 	bool eof;     /* it says nothing more */
 	uint64_t at;  /* in the console's output */
@@ -39,7 +40,8 @@ struct control {
 	char path[108];
 	int listener;
 	struct control_client client[CONTROL_CLIENTS];
-	struct control_save *save; /* under way or done; NULL: none */
+	struct control_save *save;     /* under way or done; NULL: none */
+	struct control_clones *clones; /* the same; a list */
 };
 
 /* 0 or an exit status. */
@@ -83,11 +85,25 @@ int control_save_status(struct control_call *call);
 int control_save_cancel(struct control_call *call);
 /* The machine is about to be destroyed: what works on it ends. */
 void control_end(struct control *c);
+/* Of vm_save_options, with the session. */
+int control_disk_moved(void *opaque, unsigned disk, const char *path);
+/* A save is under way. */
+bool control_saves(const struct control *c);
+
+/* -- control_clone.c ------------------------------------------------------ */
+
+enum { CONTROL_CLONES = 1000 }; /* at once */
+
+int control_clone(struct control_call *call);
+/* Until the clones that were asked for are processes of their own. */
+void control_clones_end(struct control *c);
 
 /* -- client.c ------------------------------------------------------------- */
 
 /* The other side.  A socket, or -1: nobody answers there. */
 int control_connect(const char *dir);
+/* To the machine of this name; -1: it has complained. */
+int control_reach(const char *name);
 /*
  * Sends {"command": command} with the members of more (may be NULL, is
  * given away).  The reply, to be put; NULL: err says why.
@@ -95,5 +111,8 @@ int control_connect(const char *dir);
 struct json_object *control_request(int fd, const char *command,
 				    struct json_object *more, int timeout_ms,
 				    struct husk_error *err);
+/* One more reply, to be put; NULL: err says why, -ECONNRESET: there is none. */
+struct json_object *control_read(int fd, int timeout_ms,
+				 struct husk_error *err);
 
 #endif /* CLI_CONTROL_H */

@@ -223,6 +223,8 @@ static const struct {
 	  control_save },
 	{ "save-status", "how far that is", control_save_status },
 	{ "save-cancel", "give it up", control_save_cancel },
+	{ "clone", "machines that go on from here: names, paused",
+	  control_clone },
 	{ "resize-disk", "grow a disk: disk, size", do_resize_disk },
 	{ "devices", "its devices and their kinds", do_devices },
 	{ "balloon", "what the guest has of its memory: target", do_balloon },

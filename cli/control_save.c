@@ -18,7 +18,6 @@
 
 struct control_save {
 	struct vm *vm;
-	struct session *session;
 	char *path;
 	struct vm_save_options options;
 	pthread_t thread;
@@ -43,14 +42,14 @@ static bool flag(struct control_call *call, const char *key)
 	       json_object_get_boolean(v);
 }
 
-static bool under_way(const struct control *c)
+bool control_saves(const struct control *c)
 {
 	return c->save && !atomic_load(&c->save->ended);
 }
 
 int control_pause(struct control_call *call)
 {
-	if (under_way(call->control))
+	if (control_saves(call->control))
 		return fail(call, -EBUSY, "the machine is being saved");
 	return vm_pause(call->vm, &call->err);
 }
@@ -59,7 +58,7 @@ int control_resume(struct control_call *call)
 {
 	int ret;
 
-	if (under_way(call->control))
+	if (control_saves(call->control))
 		return fail(call, -EBUSY, "the machine is being saved");
 	ret = vm_resume(call->vm, &call->err);
 	if (!ret)
@@ -77,10 +76,9 @@ static bool progress(void *opaque, uint64_t done, uint64_t total)
 }
 
 /* Before the guest can write to it: a start of later takes the right one. */
-static int disk_moved(void *opaque, unsigned disk, const char *path)
+int control_disk_moved(void *opaque, unsigned disk, const char *path)
 {
-	struct control_save *s = opaque;
-	struct session *session = s->session;
+	struct session *session = opaque;
 
 	if (vm_config_set_disk_path(session->cfg, disk, path, "qcow2"))
 		return -ENOMEM;
@@ -116,7 +114,7 @@ int control_save(struct control_call *call)
 	struct control_save *s;
 	json_object *file;
 
-	if (under_way(c))
+	if (control_saves(c))
 		return fail(call, -EBUSY, "the machine is being saved");
 	if (!json_object_object_get_ex(call->request, "file", &file) ||
 	    !json_object_is_type(file, json_type_string) ||
@@ -127,14 +125,13 @@ int control_save(struct control_call *call)
 	if (!s)
 		return -ENOMEM;
 	s->vm = call->vm;
-	s->session = c->session;
 	s->path = strdup(json_object_get_string(file));
 	s->options = (struct vm_save_options){
 		.stop = flag(call, "stop"),
 		.compress = flag(call, "compress"),
 		.scratch = flag(call, "scratch"),
-		.disk_moved = disk_moved,
-		.opaque = s,
+		.disk_moved = control_disk_moved,
+		.opaque = c->session,
 	};
 	s->total = 1;
 	if (!s->path || pthread_create(&s->thread, NULL, save_main, s)) {
@@ -191,5 +188,6 @@ int control_save_cancel(struct control_call *call)
 
 void control_end(struct control *c)
 {
+	control_clones_end(c);
 	forget(c);
 }

@@ -447,6 +447,25 @@ void place_abandon(struct place *p)
 	p->lock = -1;
 }
 
+int place_make(struct place *p, const char *name, const struct vm_config *cfg)
+{
+	struct husk_error err = { 0 };
+	char path[PATH_SIZE];
+	int ret = place_begin(p, name);
+
+	if (ret)
+		return ret;
+	ret = place_file(p, "vm.json", path);
+	if (!ret && vm_config_save(cfg, path, &err)) {
+		complain("%s", err.text);
+		ret = EXIT_FAULT;
+	}
+	if (!ret)
+		ret = place_publish(p);
+	place_abandon(p);
+	return ret ? ret : place_find(p, name);
+}
+
 /* -- all of them ---------------------------------------------------------- */
 
 static int is_name(const struct dirent *e)

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,7 +46,6 @@ static int failed(const struct husk_error *err)
 
 struct restore {
 	const char *file, *name, *engine;
-	bool clone, tells; /* what a clone lacks */
 	struct session s;
 	struct place place; /* with a name */
 };
@@ -56,23 +54,8 @@ struct restore {
 static int take_place(const struct restore *r, struct place *p,
 		      struct vm_config *cfg, bool *is_new)
 {
-	struct husk_error err = { 0 };
-	char path[PATH_SIZE];
-	int ret;
-
 	*is_new = !place_exists(r->name);
-	if (!*is_new)
-		return place_find(p, r->name);
-	ret = place_begin(p, r->name);
-	if (ret)
-		return ret;
-	ret = place_file(p, "vm.json", path);
-	if (!ret && vm_config_save(cfg, path, &err))
-		ret = failed(&err);
-	if (!ret)
-		ret = place_publish(p);
-	place_abandon(p);
-	return ret ? ret : place_find(p, r->name);
+	return *is_new ? place_make(p, r->name, cfg) : place_find(p, r->name);
 }
 
 /* The place of before is perhaps the saved machine's, or gone. */
@@ -116,29 +99,6 @@ static int run(struct restore *r, struct vm_config *cfg)
 	return ret;
 }
 
-/*
- * The guest has the old addresses and name until its agent takes the new ones;
- * ports of the host lead to the original alone.
- */
-static void be_another(struct restore *r, struct vm_config *cfg)
-{
-	struct identity *id = &r->s.identity;
-	int forwards;
-
-	snprintf(id->name, sizeof(id->name), "%s", r->name);
-	while (id->nmacs < MAX_MACS &&
-	       !vm_config_net_mac(cfg, id->nmacs, id->mac[id->nmacs].from))
-		id->nmacs++;
-	forwards = vm_config_make_distinct(cfg);
-	for (unsigned i = 0; i < id->nmacs; i++)
-		vm_config_net_mac(cfg, i, id->mac[i].to);
-	if (forwards > 0 && r->tells)
-		complain("clones are not reached by the %d port%s of the host "
-			 "that lead%s to the original",
-			 forwards, forwards > 1 ? "s" : "",
-			 forwards > 1 ? "" : "s");
-}
-
 static int restore(struct restore *r)
 {
 	struct husk_error err = { 0 };
@@ -153,8 +113,6 @@ static int restore(struct restore *r)
 		return failed(&err);
 	}
 	r->s.saved = saved;
-	if (r->clone)
-		be_another(r, cfg);
 	ret = run(r, cfg);
 	vm_config_destroy(cfg);
 	vm_saved_close(saved);
@@ -198,162 +156,6 @@ int cmd_restore(int argc, char **argv)
 	}
 	r.file = argv[optind];
 	return restore(&r);
-}
-
-/* -- clone ---------------------------------------------------------------- */
-
-static const char help_clone[] =
-	"usage: husk clone NAME [OPTION...]\n"
-	"\n"
-	"Makes machines NAME-1 and so on that go on from where NAME is now, each\n"
-	"with its own disks; what they do not change of its memory they share.\n"
-	"\n"
-	"  --count N             so many (default 1)\n"
-	"  --name PREFIX         PREFIX-1 and so on\n"
-	"  --paused              do not let them go on yet\n"
-	"  --help                print the options\n";
-
-enum { MAX_CLONES = 1000, AT_ONCE = 32 };
-
-struct clone {
-	char name[NAME_SIZE];
-	pid_t pid;
-};
-
-/* In a process of its own: they wait for the disk side by side. */
-static pid_t begin_clone(const char *file, const char *name, bool first,
-			 bool paused)
-{
-	struct restore r = {
-		.file = file, .name = name, .clone = true, .tells = first
-	};
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	if (pid < 0)
-		complain("fork: %s", strerror(errno));
-	if (pid)
-		return pid;
-	session_init(&r.s);
-	r.s.paused = paused;
-	exit(restore(&r));
-}
-
-static int end_clone(const struct clone *c)
-{
-	int status;
-
-	while (waitpid(c->pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return EXIT_FAULT;
-	if (!WIFEXITED(status))
-		return EXIT_FAULT;
-	if (!WEXITSTATUS(status))
-		printf("%s\n", c->name);
-	return WEXITSTATUS(status);
-}
-
-/* The next name that is free. */
-static int name_clone(char *to, const char *prefix, unsigned *number)
-{
-	do {
-		if ((size_t)snprintf(to, NAME_SIZE, "%s-%u", prefix,
-				     ++*number) >= NAME_SIZE) {
-			complain("%s-%u: the name is too long", prefix,
-				 *number);
-			return EXIT_USAGE;
-		}
-	} while (place_exists(to));
-	return 0;
-}
-
-/* The first failure ends it. */
-static int make_clones(const char *file, const char *prefix, unsigned count,
-		       bool paused)
-{
-	struct clone ring[AT_ONCE];
-	unsigned begun = 0, ended = 0, number = 0;
-	int ret = 0;
-
-	while (ended < begun || (!ret && begun < count)) {
-		struct clone *c = &ring[begun % AT_ONCE];
-
-		if (ret || begun == count || begun - ended == AT_ONCE) {
-			int failed = end_clone(&ring[ended++ % AT_ONCE]);
-
-			ret = ret ? ret : failed;
-			continue;
-		}
-		ret = name_clone(c->name, prefix, &number);
-		if (ret)
-			continue;
-		c->pid = begin_clone(file, c->name, !begun, paused);
-		if (c->pid < 0)
-			ret = EXIT_FAULT;
-		else
-			begun++;
-	}
-	return ret;
-}
-
-static int make_all(const char *name, const char *prefix, unsigned count,
-		    bool paused)
-{
-	char file[PATH_SIZE], self[32];
-	struct place p;
-	int ret = place_find(&p, name);
-
-	snprintf(self, sizeof(self), "clone.%ld", (long)getpid());
-	if (!ret)
-		ret = place_file(&p, self, file);
-	if (!ret)
-		ret = save_running(name, file);
-	if (!ret) {
-		ret = make_clones(file, prefix, count, paused);
-		/* They have mapped it: it is there as long as they are. */
-		unlink(file);
-	}
-	return ret;
-}
-
-int cmd_clone(int argc, char **argv)
-{
-	static const struct option options[] = {
-		{ "count", 1, NULL, 'c' },
-		{ "name", 1, NULL, 'n' },
-		{ "paused", 0, NULL, 'p' },
-		{ "help", 0, NULL, 'h' },
-		{ 0 },
-	};
-	const char *prefix = NULL;
-	unsigned long count = 1;
-	bool paused = false;
-	char *end;
-	int c;
-
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			count = strtoul(optarg, &end, 10);
-			if (!*end && count && count <= MAX_CLONES)
-				break;
-			complain("--count %s: a number from 1 to %d", optarg,
-				 MAX_CLONES);
-			return EXIT_USAGE;
-		case 'n': prefix = optarg; break;
-		case 'p': paused = true; break;
-		case 'h': fputs(help_clone, stdout); return 0;
-		default: return bad_option("clone", c, argv);
-		}
-	}
-	if (argc - optind != 1) {
-		complain("clone: the name of one machine is needed");
-		return EXIT_USAGE;
-	}
-	return make_all(argv[optind], prefix ? prefix : argv[optind],
-			(unsigned)count, paused);
 }
 
 /* -- inspect -------------------------------------------------------------- */

@@ -35,31 +35,13 @@ static const char help_save[] =
 	"  --compress zstd       a smaller file that takes longer to restore\n"
 	"  --help                print the options\n";
 
-enum { REPLY_MS = 60000, POLL_MS = 50, SOON_MS = 2 };
+enum { REPLY_MS = 60000, POLL_MS = 50 };
 
 static volatile sig_atomic_t interrupted;
 
 static void on_signal(int sig)
 {
 	interrupted = sig;
-}
-
-/* A connection to the machine of this name, or -1. */
-static int reach(const char *name)
-{
-	struct place p;
-	int fd;
-
-	if (place_find(&p, name))
-		return -1;
-	if (!place_owner(&p)) {
-		complain("%s: is not running", name);
-		return -1;
-	}
-	fd = control_connect(p.run);
-	if (fd < 0)
-		complain("%s: its control socket does not answer", name);
-	return fd;
 }
 
 static json_object *ask(int fd, const char *name, const char *command,
@@ -78,7 +60,7 @@ static json_object *ask(int fd, const char *name, const char *command,
 static int one(const char *name, const char *command)
 {
 	json_object *reply;
-	int fd = reach(name);
+	int fd = control_reach(name);
 
 	if (fd < 0)
 		return EXIT_FAULT;
@@ -127,7 +109,7 @@ int cmd_resume(int argc, char **argv)
 
 struct save {
 	const char *name, *file;
-	bool stop, compress, scratch;
+	bool stop, compress;
 };
 
 static uint64_t number(json_object *reply, const char *key)
@@ -151,7 +133,7 @@ static void report(const struct save *s, json_object *reply)
 {
 	char size[32];
 
-	if (!isatty(2) || s->scratch)
+	if (!isatty(2))
 		return;
 	show_size(size, sizeof(size), number(reply, "bytes"));
 	if (s->stop)
@@ -165,9 +147,7 @@ static void report(const struct save *s, json_object *reply)
 
 static int wait_saved(int fd, const struct save *s)
 {
-	/* Nobody looks at the bar of a clone, and it is quick. */
-	const struct timespec pause = { 0, (s->scratch ? SOON_MS : POLL_MS) *
-						   1000000l };
+	const struct timespec pause = { 0, POLL_MS * 1000000l };
 	struct bar bar = { .what = s->name };
 	bool cancelled = false;
 	json_object *reply;
@@ -208,8 +188,6 @@ static json_object *request(const struct save *s)
 	json_object_object_add(more, "stop", json_object_new_boolean(s->stop));
 	json_object_object_add(more, "compress",
 			       json_object_new_boolean(s->compress));
-	json_object_object_add(more, "scratch",
-			       json_object_new_boolean(s->scratch));
 	return more;
 }
 
@@ -217,7 +195,7 @@ static int save(const struct save *s)
 {
 	struct sigaction sa = { .sa_handler = on_signal };
 	json_object *more = request(s), *reply;
-	int fd = more ? reach(s->name) : -1, ret;
+	int fd = more ? control_reach(s->name) : -1, ret;
 
 	if (fd < 0) {
 		json_object_put(more);
@@ -231,13 +209,6 @@ static int save(const struct save *s)
 	ret = reply ? wait_saved(fd, s) : EXIT_FAULT;
 	close(fd);
 	return ret;
-}
-
-int save_running(const char *name, const char *file)
-{
-	const struct save s = { .name = name, .file = file, .scratch = true };
-
-	return save(&s);
 }
 
 int cmd_save(int argc, char **argv)

@@ -148,22 +148,22 @@ static int open_log(const struct place *p)
 }
 
 struct background {
-	int log, pipe;
+	int log;
+	void (*ready)(void *opaque);
+	void *opaque;
 };
 
 /* It runs: from now on nobody reads our standard error. */
-static void tell_parent(struct session *s)
+static void tell(struct session *s)
 {
 	struct background *b = s->opaque;
 
 	dup2(b->log, 2);
-	if (write(b->pipe, "", 1) != 1)
-		complain("nobody waited for the start");
-	close(b->pipe);
+	b->ready(b->opaque);
 }
 
-_Noreturn static void child(struct place *p, struct vm_config *cfg,
-			    struct session *s, struct background *b)
+static int detach(struct place *p, struct vm_config *cfg, struct session *s,
+		  struct background *b)
 {
 	char console[PATH_SIZE];
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -173,7 +173,7 @@ _Noreturn static void child(struct place *p, struct vm_config *cfg,
 	dup2(null, 0);
 	dup2(b->log, 1);
 	s->where = "none";
-	s->ready = tell_parent;
+	s->ready = tell;
 	s->opaque = b;
 	ret = place_file(p, "console.log", console);
 	if (!ret && chdir("/"))
@@ -182,7 +182,32 @@ _Noreturn static void child(struct place *p, struct vm_config *cfg,
 		ret = run_locked(p, cfg, s, console);
 	else
 		place_release(p);
-	exit(ret);
+	return ret;
+}
+
+int start_detached(struct place *p, struct vm_config *cfg, struct session *s,
+		   void (*ready)(void *opaque), void *opaque)
+{
+	struct background b = { .ready = ready, .opaque = opaque };
+	int ret = place_lock(p);
+
+	if (ret)
+		return ret;
+	b.log = open_log(p);
+	if (b.log < 0) {
+		place_release(p);
+		return EXIT_FAULT;
+	}
+	return detach(p, cfg, s, &b);
+}
+
+static void tell_parent(void *opaque)
+{
+	int pipe = *(int *)opaque;
+
+	if (write(pipe, "", 1) != 1)
+		complain("nobody waited for the start");
+	close(pipe);
 }
 
 /* 0 when it said that it runs; else what it ended with. */
@@ -205,7 +230,7 @@ static int wait_ready(int fd, pid_t pid)
 
 int start_background(struct place *p, struct vm_config *cfg, struct session *s)
 {
-	struct background b;
+	struct background b = { .ready = tell_parent };
 	int fds[2], ret = place_lock(p);
 	pid_t pid;
 
@@ -216,12 +241,12 @@ int start_background(struct place *p, struct vm_config *cfg, struct session *s)
 		place_release(p);
 		return EXIT_FAULT;
 	}
-	b.pipe = fds[1];
+	b.opaque = &fds[1];
 	fflush(NULL);
 	pid = fork();
 	if (pid == 0) {
 		close(fds[0]);
-		child(p, cfg, s, &b);
+		exit(detach(p, cfg, s, &b));
 	}
 	/* The lock is the child's now. */
 	close(p->lock);

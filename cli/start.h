@@ -16,6 +16,12 @@ int start_foreground(struct place *p, struct vm_config *cfg, struct session *s);
 /* Returns when it runs, or an exit status when it does not. */
 int start_background(struct place *p, struct vm_config *cfg, struct session *s);
 /*
+ * The same in this process, without a terminal: ready() is called once it runs,
+ * and until then standard error is what it was.  Returns when it has ended.
+ */
+int start_detached(struct place *p, struct vm_config *cfg, struct session *s,
+		   void (*ready)(void *opaque), void *opaque);
+/*
  * A disk of the machine at p is another image from now on, for the next start,
  * too.  0 or an exit status.
  */

@@ -9,6 +9,8 @@
 #ifndef HUSK_SAVED_H
 #define HUSK_SAVED_H
 
+#include <sys/types.h>
+
 #include "husk/vm.h"
 
 #ifdef __cplusplus
@@ -139,6 +141,32 @@ struct vm_restore_options {
 int vm_restore(const struct vm_saved *saved, struct vm_config *cfg,
 	       const struct vm_restore_options *options, struct vm **vm,
 	       struct husk_error *err);
+
+/* -- a machine in two processes ------------------------------------------- */
+
+/*
+ * fork() at a moment at which the machine stands still, with vm_save_options'
+ * disk_moved.  In the caller's process the machine goes on and the pid of the
+ * other is returned, which the caller waits for as for any child; or a
+ * negative errno and err, and there is none.
+ *
+ * 0 in the new process, with the machine as *image, its own: vm_saved_config()
+ * and vm_restore() make a machine of it that shares the memory copy-on-write
+ * until either changes it, so nothing is copied now, and neither can write the
+ * other's.  One machine can have the memory in a process; for more of them it
+ * calls fork() in between.
+ *
+ * There, as after fork() in any program with threads, nobody holds what
+ * another thread has locked: of the libraries of this program only what is
+ * made anew may be used, and of the original machine nothing, not even
+ * vm_destroy().  All descriptors are closed but 0 to 2 and keep (-1: none).
+ *
+ * options and result (bytes is 0) may be NULL.  Any thread but those of the
+ * machine.
+ */
+pid_t vm_fork(struct vm *vm, const struct vm_save_options *options, int keep,
+	      struct vm_saved **image, struct vm_save_result *result,
+	      struct husk_error *err);
 
 #ifdef __cplusplus
 }

@@ -130,7 +130,7 @@ static int add_vcpus(struct vm *vm, unsigned n, struct husk_error *err)
 
 /* tsc_khz: that of a saved machine, whose memory has its firmware; else 0. */
 static int build(struct vm *vm, const struct vm_config *cfg, uint32_t tsc_khz,
-		 struct husk_error *err)
+		 struct saved_ram *ram, struct husk_error *err)
 {
 	struct hv_config hv = {
 		.engine = cfg->engine,
@@ -145,7 +145,7 @@ static int build(struct vm *vm, const struct vm_config *cfg, uint32_t tsc_khz,
 	ret = hv_vm_create(&hv, &vm->hv, err);
 	if (ret)
 		return ret;
-	ret = mem_init(&vm->mem, vm->hv, cfg->memory, err);
+	ret = mem_init(&vm->mem, vm->hv, cfg->memory, ram, err);
 	if (ret)
 		return ret;
 	ret = env_init(vm);
@@ -209,11 +209,12 @@ static int remember(struct vm *vm, const struct vm_config *cfg)
 int vm_create(const struct vm_config *cfg, struct vm **out,
 	      struct husk_error *err)
 {
-	return machine_create(cfg, 0, out, err);
+	return machine_create(cfg, 0, NULL, out, err);
 }
 
 int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
-		   struct vm **out, struct husk_error *err)
+		   struct saved_ram *ram, struct vm **out,
+		   struct husk_error *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	pthread_condattr_t attr;
@@ -249,7 +250,7 @@ int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
 	pthread_mutex_init(&vm->news.lock, NULL);
 	ret = vm->event_fd < 0 || vm->news.fd < 0
 		      ? error_errno(err, -errno, "eventfd")
-		      : build(vm, cfg, tsc_khz, err);
+		      : build(vm, cfg, tsc_khz, ram, err);
 	if (!ret) {
 		ret = remember(vm, cfg);
 		if (ret)

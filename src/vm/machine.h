@@ -21,6 +21,7 @@ enum { VM_GAP = 10 }; /* s, of vm_config_set_gap() */
 
 struct vm_config;
 struct saved_cpuid;
+struct saved_ram;
 
 /* Strings other than path may be NULL, numbers 0. */
 struct disk_config {
@@ -187,8 +188,9 @@ struct guest_mem {
 	uint8_t *from_file; /* bit per SAVED_UNIT; NULL: all anonymous */
 };
 
+/* ram: which there is already, and is the machine's from now on; or NULL. */
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
-	     struct husk_error *err);
+	     struct saved_ram *ram, struct husk_error *err);
 void mem_finish(struct guest_mem *mem); /* zeroes are fine */
 
 struct vcpu {
@@ -279,9 +281,13 @@ struct vm {
 	struct vm_stopped result;     /* (l) the first reason wins */
 };
 
-/* machine.c: tsc_khz is not 0 for one whose memory is to be restored. */
+/*
+ * machine.c: tsc_khz is not 0 for one whose memory is to be restored, or is
+ * ram.
+ */
 int machine_create(const struct vm_config *cfg, uint32_t tsc_khz,
-		   struct vm **out, struct husk_error *err);
+		   struct saved_ram *ram, struct vm **out,
+		   struct husk_error *err);
 
 /* pause.c */
 uint64_t machine_now(void *sink);

@@ -11,32 +11,46 @@
 
 #include "base/error.h"
 #include "vm/chips.h"
+#include "vm/saved/saved.h"
 
 #define HIGH_BASE BIT(32)
 
-int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
-	     struct husk_error *err)
+static void *get(uint64_t size)
 {
-	uint64_t low = MIN(size, (uint64_t)RAM_HOLE);
-	void *host;
-	int ret;
+	void *host = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	host = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (host == MAP_FAILED)
-		return error_errno(err, -errno, "%llu MiB of guest memory",
-				   (unsigned long long)(size >> 20));
+		return NULL;
 	/* Fewer host page faults and TLB misses; fine where it is refused. */
 	madvise(host, size, MADV_HUGEPAGE);
+	return host;
+}
 
+int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
+	     struct saved_ram *ram, struct husk_error *err)
+{
+	uint64_t low = MIN(size, (uint64_t)RAM_HOLE);
+	uint8_t *host = ram ? ram->host : get(size);
+	int ret;
+
+	if (!host && ram)
+		return error_set(err, -EBUSY,
+				 "another machine has taken this memory");
+	if (!host)
+		return error_errno(err, -errno, "%llu MiB of guest memory",
+				   (unsigned long long)(size >> 20));
 	mem->hv = hv;
 	mem->host = host;
 	mem->size = size;
 	mem->low = low;
+	if (ram) {
+		mem->from_file = ram->from_file;
+		ram->host = NULL;
+	}
 	ret = hv_mem_map(hv, 0, low, host, HV_MEM_READ | HV_MEM_WRITE);
 	if (!ret && size > low)
-		ret = hv_mem_map(hv, HIGH_BASE, size - low,
-				 (uint8_t *)host + low,
+		ret = hv_mem_map(hv, HIGH_BASE, size - low, host + low,
 				 HV_MEM_READ | HV_MEM_WRITE);
 	if (ret) {
 		mem_finish(mem);

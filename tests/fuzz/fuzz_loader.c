@@ -23,7 +23,7 @@ static struct vm *machine(void)
 	if (vm.hv)
 		return &vm;
 	if (hv_vm_create(&cfg, &vm.hv, NULL) ||
-	    mem_init(&vm.mem, vm.hv, 8 << 20, NULL) ||
+	    mem_init(&vm.mem, vm.hv, 8 << 20, NULL, NULL) ||
 	    hv_vcpu_create(vm.hv, 0, &vm.cpu[0].hv, NULL))
 		abort();
 	vm.pio = bus_create("ports"); /* Multiboot sets up the PICs */

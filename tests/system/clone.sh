@@ -94,9 +94,31 @@ grep -q 'has changed since' "$tmp/err" || fail "$(cat "$tmp/err")"
 for n in 1 2 3; do
 	beats c-$n 2
 done
-[ -z "$(find "$tmp/data" -name 'clone.*')" ] || fail "the clones' file is left"
+# They are machines of their own, whatever becomes of the original.
+kill -9 "$(head -n 1 "$tmp/data/husk/c/lock")"
+for n in 1 2 3; do
+	beats c-$n "$(($(grep -c '^beat' "$(log c-$n)") + 2))"
+done
+"$husk" list | grep -q '^c .* stopped' || fail "c is held: $("$husk" list)"
+# A clone of a clone; one that is to be there already is not made.
+"$husk" clone c-1 --paused | grep -qx c-1-1 || fail "no c-1-1"
+"$husk" list | grep -q '^c-1-1 .* paused' || fail "$("$husk" list)"
+"$husk" resume c-1-1
+beats c-1-1 2
+python3 - "$run/husk/c-2/control" <<'P' || fail "control socket"
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b'{"command": "clone", "names": ["c-1", "c-2-1"]}\n')
+said = [json.loads(line) for line in s.makefile()]
+assert said[0] == {'ok': True}, said
+said = {m['clone']: m for m in said[1:]}
+assert said['c-2-1']['ok'] and not said['c-1']['ok'], said
+assert 'exists already' in said['c-1']['error'], said
+P
+beats c-2-1 2
 
-"$husk" kill c c-1 c-2 c-3
+"$husk" kill c-1 c-2 c-3 c-1-1 c-2-1
 
 # A clone of a machine with a network is another one on it.
 truncate -s 4M "$tmp/disk2.img"

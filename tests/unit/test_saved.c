@@ -557,6 +557,83 @@ static void test_golden(void **state)
 	assert_true(n > 0);
 }
 
+/* -- two processes -------------------------------------------------------- */
+
+/* In the new process, without cmocka's jumps: what is wrong, or 0. */
+static int go_on(struct vm_saved *split)
+{
+	struct husk_error err = { 0 };
+	struct vm_saved_info info;
+	struct vm_stopped st;
+	struct vm_config *cfg;
+	struct vm *vm, *second;
+	uint32_t n;
+
+	vm_saved_info(split, &info);
+	if (info.cpus != 2 || vm_saved_check(split, NULL, NULL, &err))
+		return 1;
+	if (vm_saved_config(split, &cfg, &err) ||
+	    vm_restore(split, cfg, NULL, &vm, &err))
+		return 2;
+	if (vm_restore(split, cfg, NULL, &second, &err) != -EBUSY)
+		return 3;
+	vm_config_destroy(cfg);
+	vm_saved_close(split);
+	n = count(vm);
+	if (!n || vm_start(vm, &err))
+		return 4;
+	while (count(vm) == n)
+		usleep(1000);
+	/* Not what the original sees. */
+	*(uint32_t *)mem_at(&vm->mem, 0x400000, 4) = 99;
+	while (!vm_console_write(vm, VM_SERIAL, "x", 1))
+		usleep(1000);
+	if (vm_wait(vm, 20000, &st) || st.reason != VM_STOP_EXIT ||
+	    st.code != (99 << 1 | 1))
+		return 5;
+	vm_destroy(vm);
+	return 0;
+}
+
+static void test_fork(void **state)
+{
+	struct husk_error err = { 0 };
+	struct vm_save_result result = { 0 };
+	struct vm *vm = start(false);
+	struct vm_saved *split;
+	pid_t pid[3];
+	uint32_t n;
+
+	for (unsigned i = 0; i < 3; i++) {
+		/* Also of one that stands still, which it goes on to do. */
+		if (i == 2)
+			assert_int_equal(vm_pause(vm, &err), 0);
+		pid[i] = vm_fork(vm, NULL, -1, &split, &result, &err);
+		if (!pid[i])
+			_exit(go_on(split));
+		assert_true(pid[i] > 0);
+		assert_null(split);
+		assert_true(result.stop_ns > 0);
+	}
+	n = count(vm);
+	for (unsigned i = 0; i < 3; i++) {
+		int status;
+
+		assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
+	assert_true(vm_is_paused(vm));
+	assert_int_equal(count(vm), n);
+	assert_int_equal(vm_resume(vm, &err), 0);
+	ends_well(vm);
+	/* One that has ended is not there twice. */
+	vm = start(false);
+	vm_stop(vm);
+	assert_int_equal(vm_fork(vm, NULL, -1, &split, NULL, &err), -ESRCH);
+	vm_destroy(vm);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -570,6 +647,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_save_fails),
 		cmocka_unit_test(test_full_disk),
 		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_golden),
 	};
 

@@ -1006,6 +1006,8 @@ static int vcpu_init(struct hv_vcpu *hv, struct husk_error *err)
 		close(cpu->fd);
 		return r;
 	}
+	/* Another process with it would keep this VM from its end. */
+	madvise(run_page, vm->run_size, MADV_DONTFORK);
 	cpu->run = run_page;
 	r = set_cpuid(cpu, err);
 	if (!r)

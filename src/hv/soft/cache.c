@@ -63,6 +63,7 @@ int cache_init(struct cpu *c)
 		free(k);
 		return -ENOMEM;
 	}
+	madvise(k->arena, ARENA_SIZE, MADV_DONTFORK);
 	set_sizes(k, HASH_BITS_MIN);
 	k->used = ARENA_START;
 	c->cache = k;

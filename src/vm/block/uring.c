@@ -88,6 +88,8 @@ struct uring *uring_start(int fd, struct store *s)
 		free(u);
 		return NULL;
 	}
+	/* Who has it mapped in another process would keep it. */
+	io_uring_ring_dontfork(&u->ring);
 	probe = io_uring_get_probe_ring(&u->ring);
 	able = probe && io_uring_opcode_supported(probe, IORING_OP_READV) &&
 	       io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);

@@ -105,6 +105,16 @@ static int note_path(struct vm *vm, unsigned i)
 	return 0;
 }
 
+int disks_flush(struct vm *vm)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; !ret && i < vm->nblocks; i++)
+		if (!vm->block[i]->readonly)
+			ret = block_flush(vm->block[i]);
+	return ret;
+}
+
 static struct dev *disk_device(struct vm *vm, unsigned i)
 {
 	char id[16];

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -296,6 +297,13 @@ static int check_sections(struct vm_saved *saved, struct husk_error *err)
 	return ret ? ret : check_units(saved, e, err);
 }
 
+int saved_check(struct vm_saved *saved, struct husk_error *err)
+{
+	int ret = check_table(saved, err);
+
+	return ret ? ret : check_sections(saved, err);
+}
+
 /* -- life ----------------------------------------------------------------- */
 
 static int read_all(struct vm_saved *saved, const char *path,
@@ -316,8 +324,7 @@ static int read_all(struct vm_saved *saved, const char *path,
 	ret = read_at(saved->fd, saved->meta, saved->h.ram_at, 0);
 	if (ret)
 		return error_errno(err, ret, "%s", path);
-	ret = check_table(saved, err);
-	return ret ? ret : check_sections(saved, err);
+	return saved_check(saved, err);
 }
 
 int vm_saved_open(const char *path, struct vm_saved **out,
@@ -354,6 +361,11 @@ void vm_saved_close(struct vm_saved *saved)
 		return;
 	if (saved->fd >= 0)
 		close(saved->fd);
+	if (saved->ram && saved->ram->own && saved->ram->host) {
+		munmap(saved->ram->host, saved->ram->size);
+		free(saved->ram->from_file);
+	}
+	free(saved->ram);
 	free(saved->meta);
 	free(saved->entry);
 	free(saved->disk);
@@ -448,10 +460,13 @@ int vm_saved_config(const struct vm_saved *saved, struct vm_config **cfg,
 int vm_saved_check(const struct vm_saved *saved, vm_save_progress *progress,
 		   void *opaque, struct husk_error *err)
 {
-	uint8_t *buf = malloc(SAVED_UNIT);
+	uint8_t *buf;
 	uint64_t done = 0;
 	int ret = 0;
 
+	if (saved->ram)
+		return 0;
+	buf = malloc(SAVED_UNIT);
 	if (!buf)
 		return error_errno(err, -ENOMEM, "saved machine");
 	for (uint64_t i = 0; !ret && i < saved->nunits; i++) {

@@ -218,7 +218,7 @@ static int load(struct restorer *r)
 
 	if (!ret)
 		ret = match_devices(r);
-	if (!ret)
+	if (!ret && !r->saved->ram)
 		ret = ram_map(r->saved, &vm->mem, r->options->preload, r->err);
 	if (!ret)
 		ret = pause_locked(vm, r->err);
@@ -274,7 +274,8 @@ int vm_restore(const struct vm_saved *saved, struct vm_config *cfg,
 		ret = disks_restore(saved, cfg, r.options->disks, &overlays,
 				    err);
 	if (!ret)
-		ret = machine_create(cfg, saved->machine.tsc_khz, &r.vm, err);
+		ret = machine_create(cfg, saved->machine.tsc_khz, saved->ram,
+				     &r.vm, err);
 	if (!ret)
 		ret = load(&r);
 	if (ret) {

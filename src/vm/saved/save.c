@@ -27,13 +27,6 @@
 #include "base/error.h"
 #include "vm/saved/saved.h"
 
-/* -- sections ------------------------------------------------------------- */
-
-struct section {
-	struct saved_entry e;
-	uint8_t *data;
-};
-
 struct saver {
 	struct vm *vm;
 	const char *path;
@@ -41,178 +34,11 @@ struct saver {
 	int fd, folder_fd;
 	bool scratch;
 	bool named; /* the temporary file has its name */
-	struct section section[SAVED_MAX_SECTIONS];
-	unsigned nsections;
+	struct sections sections;
 	struct ram_job ram;
 	uint64_t stop_ns;
 	struct disk_overlays overlays;
-	struct saved_disk_fields disk[MAX_DISKS]; /* as they were */
 };
-
-static int add(struct saver *s, const char *name, const char *kind,
-	       unsigned version, const void *data, size_t len)
-{
-	struct section *c = &s->section[s->nsections];
-
-	if (s->nsections == SAVED_MAX_SECTIONS)
-		return -E2BIG;
-	c->data = malloc(len + 1);
-	if (!c->data)
-		return -ENOMEM;
-	if (len)
-		memcpy(c->data, data, len);
-	snprintf(c->e.name, sizeof(c->e.name), "%s", name);
-	snprintf(c->e.kind, sizeof(c->e.kind), "%s", kind);
-	c->e.version = version;
-	c->e.size = len;
-	s->nsections++;
-	return 0;
-}
-
-/* Takes w away. */
-static int add_state(struct saver *s, const char *name, const char *kind,
-		     unsigned version, struct state *w)
-{
-	const void *data;
-	size_t len;
-	int ret;
-
-	if (!w)
-		return -ENOMEM;
-	ret = state_finish(w);
-	data = state_data(w, &len);
-	if (!ret)
-		ret = add(s, name, kind, version, data, len);
-	state_free(w);
-	return ret;
-}
-
-static int add_machine(struct saver *s)
-{
-	struct vm *vm = s->vm;
-	struct saved_machine m = {
-		.cpus = vm->ncpus,
-		.tsc_khz = hv_vm_tsc_khz(vm->hv),
-		.memory = vm->mem.size,
-		.now = machine_now(vm),
-	};
-	struct state *w = state_writer(1);
-	int ret = hv_clock_get(vm->hv, &m.clock);
-
-	m.saved_at = time_stood_since(vm);
-	snprintf(m.engine, sizeof(m.engine), "%s", hv_vm_engine(vm->hv));
-	snprintf(m.cpu_model, sizeof(m.cpu_model), "x86-64-v3");
-	if (!ret && getrandom(m.id, sizeof(m.id), 0) != sizeof(m.id))
-		ret = -EIO;
-	if (!ret && w)
-		machine_fields(w, &m);
-	if (!ret)
-		return add_state(s, "machine", "machine", 1, w);
-	state_free(w);
-	return ret;
-}
-
-static int add_cpus(struct saver *s)
-{
-	struct hv_state *h = aligned_alloc(64, ALIGN_UP(sizeof(*h), 64));
-	struct saved_cpuid id;
-	struct state *w = state_writer(1);
-	int ret = h && w ? 0 : -ENOMEM;
-
-	if (!ret) {
-		if (s->vm->cpuid)
-			id = *s->vm->cpuid;
-		else
-			cpuid_take(s->vm->cpu[0].hv, &id);
-		cpuid_fields(w, &id);
-		ret = add_state(s, "cpuid", "cpuid", 1, w);
-	} else {
-		state_free(w);
-	}
-	for (unsigned i = 0; !ret && i < s->vm->ncpus; i++) {
-		char name[16];
-
-		memset(h, 0, sizeof(*h));
-		ret = hv_vcpu_get(s->vm->cpu[i].hv, HV_STATE_ALL, h);
-		if (ret)
-			break;
-		snprintf(name, sizeof(name), "cpu%u", i);
-		w = state_writer(1);
-		if (w)
-			cpu_fields(w, h);
-		ret = add_state(s, name, "cpu", 1, w);
-	}
-	free(h);
-	return ret;
-}
-
-/* In the order of their creation: the list has the last one first. */
-static int add_devices(struct saver *s, struct dev *d)
-{
-	struct state *w;
-	int ret;
-
-	if (!d)
-		return 0;
-	ret = add_devices(s, d->next);
-	if (ret || !d->class->state)
-		return ret;
-	w = state_writer(d->class->version);
-	if (w) {
-		pthread_mutex_lock(&d->lock);
-		d->class->state(d, w);
-		pthread_mutex_unlock(&d->lock);
-	}
-	return add_state(s, d->id, d->class->name, d->class->version, w);
-}
-
-/* What the images are called now; what is in them is said later. */
-static void name_disks(struct saver *s, bool frozen)
-{
-	struct vm *vm = s->vm;
-
-	for (unsigned i = 0; i < vm->nblocks; i++) {
-		struct saved_disk_fields *d = &s->disk[i];
-
-		snprintf(d->name, sizeof(d->name), "disk%u", i);
-		snprintf(d->path, sizeof(d->path), "%s", vm->disk[i].path);
-		snprintf(d->format, sizeof(d->format), "%s",
-			 vm->block[i]->ops->name);
-		d->readonly = vm->block[i]->readonly;
-		d->frozen = frozen || d->readonly;
-	}
-}
-
-static int add_disks(struct saver *s)
-{
-	struct state *w = state_writer(1);
-	uint32_t n = s->vm->nblocks;
-	int ret = w ? 0 : -ENOMEM;
-
-	if (!ret)
-		state_u32(w, "disks", &n);
-	for (unsigned i = 0; !ret && i < n; i++) {
-		ret = disk_look(s->disk[i].path, &s->disk[i]);
-		disk_fields(w, &s->disk[i]);
-	}
-	if (!ret)
-		return add_state(s, "disks", "disks", 1, w);
-	state_free(w);
-	return ret;
-}
-
-static int collect(struct saver *s)
-{
-	int ret = add(s, "config", "json", 1, s->vm->json, strlen(s->vm->json));
-
-	if (!ret)
-		ret = add_machine(s);
-	if (!ret)
-		ret = add_disks(s);
-	if (!ret)
-		ret = add_cpus(s);
-	return ret ? ret : add_devices(s, s->vm->devs);
-}
 
 /* -- the file ------------------------------------------------------------- */
 
@@ -256,51 +82,20 @@ static int give_name(struct saver *s)
 	return !s->scratch && fsync(s->folder_fd) ? -errno : 0;
 }
 
-static uint64_t sections_end(const struct saver *s)
-{
-	uint64_t at = sizeof(struct saved_header) +
-		      s->nsections * sizeof(struct saved_entry);
-
-	for (unsigned i = 0; i < s->nsections; i++)
-		at = ALIGN_UP(at, 8) + s->section[i].e.size;
-	return at;
-}
-
 /* All in front of the memory, when that is written. */
 static int write_sections(struct saver *s)
 {
 	struct saved_header h = {
-		.version = SAVED_VERSION,
 		.flags = s->ram.zstd ? SAVED_COMPRESSED : 0,
-		.nsections = s->nsections,
-		.ram_at = s->ram.at,
-		.ram_size = s->ram.size,
 		.file_size = s->ram.shared->end,
 	};
-	uint64_t at = sizeof(h) + s->nsections * sizeof(struct saved_entry);
-	uint8_t *meta = calloc(1, s->ram.at), *table;
+	uint8_t *meta = sections_join(&s->sections, &h);
 	ssize_t n = 0;
 	int ret = 0;
 
 	if (!meta)
 		return -ENOMEM;
-	table = meta + sizeof(h);
-	for (unsigned i = 0; i < s->nsections; i++) {
-		struct section *c = &s->section[i];
-
-		at = ALIGN_UP(at, 8);
-		c->e.at = at;
-		c->e.crc = crc32c(0, c->data, c->e.size);
-		memcpy(meta + at, c->data, c->e.size);
-		memcpy(table + i * sizeof(c->e), &c->e, sizeof(c->e));
-		at += c->e.size;
-	}
-	memcpy(h.magic, SAVED_MAGIC, sizeof(h.magic));
-	h.table_crc =
-		crc32c(0, table, s->nsections * sizeof(struct saved_entry));
-	h.crc = crc32c(0, &h, sizeof(h));
-	memcpy(meta, &h, sizeof(h));
-	for (at = 0; !ret && at < s->ram.at; at += (uint64_t)n) {
+	for (uint64_t at = 0; !ret && at < s->ram.at; at += (uint64_t)n) {
 		n = pwrite(s->fd, meta + at, s->ram.at - at, (off_t)at);
 		if (n < 0 && errno == EINTR)
 			n = 0;
@@ -386,12 +181,6 @@ static int wait_for_child(struct saver *s, pid_t pid, int alive,
 	return atomic_load(&s->ram.shared->error);
 }
 
-struct unit_progress {
-	struct saver *s;
-	vm_save_progress *progress;
-	void *opaque;
-};
-
 /* The machine stays paused: no need for a second process. */
 static void *write_here(void *arg)
 {
@@ -431,31 +220,9 @@ static int write_while_paused(struct saver *s, vm_save_progress *progress,
 
 /* -- together ------------------------------------------------------------- */
 
-static int flush_disks(struct vm *vm)
-{
-	int ret = 0;
-
-	for (unsigned i = 0; !ret && i < vm->nblocks; i++)
-		if (!vm->block[i]->readonly)
-			ret = block_flush(vm->block[i]);
-	return ret;
-}
-
-/* Where the memory begins: its table is the last section, its size known. */
-static int place_memory(struct saver *s)
-{
-	uint64_t size = ram_units(s->ram.size) * sizeof(struct saved_unit);
-	uint8_t *none = calloc(1, size);
-	int ret = none ? add(s, "ram", "ram", 1, none, size) : -ENOMEM;
-
-	free(none);
-	s->ram.at = ALIGN_UP(sections_end(s), SAVED_PAGE);
-	return ret || s->ram.at <= SAVED_MAX_META ? ret : -E2BIG;
-}
-
 static int finish_file(struct saver *s)
 {
-	struct section *table = &s->section[s->nsections - 1];
+	struct section *table = &s->sections.section[s->sections.n - 1];
 	int ret = 0;
 
 	memcpy(table->data, s->ram.unit, table->e.size);
@@ -481,16 +248,15 @@ static int save(struct saver *s, const struct vm_save_options *o,
 	ret = pause_locked(vm, err);
 	if (ret)
 		return ret;
-	name_disks(s, !o->stop);
-	ret = flush_disks(vm);
+	sections_name_disks(&s->sections, !o->stop);
+	ret = disks_flush(vm);
 	if (ret)
 		error_errno(err, ret, "writing to the disks");
 	if (!ret && !o->stop)
 		ret = disks_freeze(vm, &s->overlays, o, err);
 	if (!ret)
-		ret = collect(s);
-	if (!ret)
-		ret = place_memory(s);
+		ret = sections_collect(&s->sections);
+	s->ram.at = sections_end(&s->sections);
 	if (!ret && resume) {
 		pid = start_child(s, &alive);
 		ret = MIN(pid, 0);
@@ -567,8 +333,7 @@ static void finish(struct saver *s)
 {
 	ram_job_finish(&s->ram);
 	disks_discard(&s->overlays);
-	for (unsigned i = 0; i < s->nsections; i++)
-		free(s->section[i].data);
+	sections_finish(&s->sections);
 	if (s->named)
 		unlink(s->temporary);
 	if (s->fd >= 0)
@@ -594,7 +359,7 @@ int vm_save(struct vm *vm, const char *path,
 		options = &defaults;
 	if (!s)
 		return error_errno(err, -ENOMEM, "saving to %s", path);
-	s->vm = vm;
+	s->vm = s->sections.vm = vm;
 	s->path = path;
 	s->fd = s->folder_fd = -1;
 	s->scratch = options->scratch;

@@ -3,8 +3,9 @@
  * saved.h - the inside of saved machines: docs/saved-state.md in C
  *
  * save.c writes them, open.c reads and checks them, restore.c makes machines
- * of them; ram.c has the memory in both directions, fields.c what is in the
- * sections that are not a device's.
+ * of them; sections.c has what a machine is but for its memory, ram.c that in
+ * both directions, fields.c what is in the sections that are not a device's.
+ * fork.c makes a machine of another process without a file.
  */
 #ifndef VM_SAVED_SAVED_H
 #define VM_SAVED_SAVED_H
@@ -82,6 +83,30 @@ void disk_fields(struct state *s, struct saved_disk_fields *d);
 /* Of the file as it is: 0 or -errno. */
 int disk_look(const char *path, struct saved_disk_fields *d);
 
+/* -- sections.c ----------------------------------------------------------- */
+
+struct sections {
+	struct vm *vm;
+	struct section {
+		struct saved_entry e;
+		uint8_t *data;
+	} section[SAVED_MAX_SECTIONS];
+	unsigned n;
+	struct saved_disk_fields disk[MAX_DISKS]; /* as they were */
+};
+/* What the images are called now; what is in them is said later. */
+void sections_name_disks(struct sections *s, bool frozen);
+/* Of a machine that is paused.  The last is the memory's empty table. */
+int sections_collect(struct sections *s);
+/* Where the memory begins. */
+uint64_t sections_end(const struct sections *s);
+/*
+ * All in front of the memory, to be freed; NULL: no memory.  h has flags and
+ * file_size.
+ */
+uint8_t *sections_join(struct sections *s, struct saved_header *h);
+void sections_finish(struct sections *s);
+
 /* -- disks.c -------------------------------------------------------------- */
 
 /* New images, as long as they are nobody's. */
@@ -89,6 +114,7 @@ struct disk_overlays {
 	char *path[MAX_DISKS];
 };
 void disks_discard(struct disk_overlays *o);
+int disks_flush(struct vm *vm);
 /* Before the pause: makes them. */
 int disks_prepare(struct vm *vm, struct disk_overlays *o,
 		  struct husk_error *err);
@@ -106,8 +132,17 @@ char *overlay_path(const char *path, const char *folder);
 
 /* -- open.c --------------------------------------------------------------- */
 
+/* Memory that a process has from the machine it was split off from. */
+struct saved_ram {
+	uint8_t *host; /* NULL: a machine has taken it */
+	uint64_t size;
+	uint8_t *from_file; /* as in struct guest_mem */
+	bool own;	    /* else it is the original's */
+};
+
 struct vm_saved {
 	int fd;
+	struct saved_ram *ram; /* in place of the file; or NULL */
 	struct saved_header h;
 	uint8_t *meta; /* all in front of the memory */
 	struct saved_entry *entry;
@@ -126,6 +161,8 @@ static inline const void *saved_data(const struct vm_saved *saved,
 {
 	return saved->meta + e->at;
 }
+/* The sections in meta, which are all there. */
+int saved_check(struct vm_saved *saved, struct husk_error *err);
 /* "PATH: section NAME: WHY", -EBADMSG. */
 int saved_bad(struct husk_error *err, const char *section, const char *why);
 

@@ -31,7 +31,10 @@ static void *reserve(size_t n)
 	void *p = mmap(NULL, n, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, n, MADV_DONTFORK);
+	return p;
 }
 
 static int code_memory(struct trans *t)
@@ -58,6 +61,9 @@ static int code_memory(struct trans *t)
 			munmap(rx, CODE_SIZE);
 		return ret;
 	}
+	/* A process that is split off has no hand in this one's code. */
+	madvise(rw, CODE_SIZE, MADV_DONTFORK);
+	madvise(rx, CODE_SIZE, MADV_DONTFORK);
 	t->rw = rw;
 	t->to_rx = (uint8_t *)rx - t->rw;
 	return 0;

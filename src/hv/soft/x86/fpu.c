@@ -667,6 +667,9 @@ static int add_chunk(struct fpu_cache *f)
 	if (rx == MAP_FAILED)
 		goto err_rw;
 	close(fd);
+	/* A process that is split off has no hand in this one's code. */
+	madvise(rw, CHUNK, MADV_DONTFORK);
+	madvise(rx, CHUNK, MADV_DONTFORK);
 	f->rw[f->nchunks] = rw;
 	f->rx[f->nchunks++] = rx;
 	f->used = 0;
