@@ -1211,6 +1211,8 @@ static void test_state(void **state)
 	assert_int_equal(ask_write(&s.c, fh, "T", 1, 0, 0), 1);
 	assert_int_equal(list_all(&s.c, dh, 4096, false, NULL), 3);
 	assert_int_equal(getattr(&s.c, gone), -ESTALE);
+	assert_int_equal(ask_read(&s.c, unlinked, 10, 0), -ESTALE);
+	assert_int_equal(ask_release(&s.c, unlinked, false), 0);
 	assert_int_equal(ask_read(&s.c, unlinked, 10, 0), -EBADF);
 	assert_int_equal(ask_lookup(&s.c, d, "f", NULL), f);
 	forget(&s.c, f, 1);

@@ -139,9 +139,12 @@ int op_release(struct req *r)
 {
 	const struct fuse_release_in *a = r->args;
 	struct handle *h;
+	int ret = handle_get(r->fs, a->fh, false, &h);
 
-	if (handle_get(r->fs, a->fh, false, &h))
-		return -EBADF;
+	if (ret == -ESTALE)
+		handle_close(r->fs, a->fh);
+	if (ret)
+		return ret == -ESTALE ? 0 : ret;
 	if (a->release_flags & FUSE_RELEASE_FLUSH)
 		locks_release(r->fs, h->inode, a->lock_owner);
 	handle_close(r->fs, a->fh);

@@ -16,7 +16,8 @@ int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags, bool dir,
 	int ret = 0;
 
 	if (!h) {
-		close(fd);
+		if (fd >= 0)
+			close(fd);
 		return -ENOMEM;
 	}
 	*h = (struct handle){
@@ -38,7 +39,8 @@ int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags, bool dir,
 		inode_ref_locked(i);
 	pthread_mutex_unlock(&fs->lock);
 	if (ret) {
-		close(fd);
+		if (fd >= 0)
+			close(fd);
 		pthread_mutex_destroy(&h->lock);
 		free(h);
 	}
@@ -49,21 +51,25 @@ int handle_add(struct fs *fs, struct inode *i, int fd, unsigned flags, bool dir,
 int handle_get(struct fs *fs, uint64_t id, bool dir, struct handle **out)
 {
 	struct handle *h;
+	int ret = 0;
 
 	pthread_mutex_lock(&fs->lock);
 	h = slots_get(&fs->handles, id);
-	if (h && h->dir == dir)
-		h->use++;
+	if (!h || h->dir != dir)
+		ret = -EBADF;
+	else if (h->fd < 0)
+		ret = -ESTALE;
 	else
-		h = NULL;
+		h->use++;
 	pthread_mutex_unlock(&fs->lock);
-	*out = h;
-	return h ? 0 : -EBADF;
+	*out = ret ? NULL : h;
+	return ret;
 }
 
 static void destroy(struct handle *h)
 {
-	close(h->fd);
+	if (h->fd >= 0)
+		close(h->fd);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 }

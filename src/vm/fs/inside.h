@@ -51,7 +51,7 @@ struct inode {
 /* (i) constant   (d) under lock   all else under fs->lock */
 struct handle {
 	uint64_t id;	     /* (i) */
-	int fd;		     /* (i) */
+	int fd;		     /* (i) -1: stale, it was not found again */
 	struct inode *inode; /* (i) */
 	bool dir;	     /* (i) */
 	unsigned flags;	     /* (i) of open() */

@@ -156,25 +156,40 @@ static void save_handles(struct fs *fs, struct state *s)
 	}
 }
 
+/* The guest has it until it closes it. */
+static void add_stale(struct fs *fs, uint64_t id, uint64_t inode,
+		      uint32_t flags, bool dir)
+{
+	struct inode *i;
+
+	pthread_mutex_lock(&fs->lock);
+	i = slots_get(&fs->inodes, inode);
+	pthread_mutex_unlock(&fs->lock);
+	/* Nobody else is there: nothing is served before the state is read. */
+	if (i)
+		handle_add(fs, i, -1, flags, dir, &id);
+}
+
 static void reopen(struct fs *fs, uint64_t id, uint64_t inode, uint32_t flags,
 		   bool dir)
 {
 	int fd, how = O_RDONLY | O_DIRECTORY;
 	struct inode *i;
 
-	if (inode_get(fs, inode, &i))
+	if (inode_get(fs, inode, &i)) {
+		add_stale(fs, id, inode, flags, dir);
 		return;
+	}
 	if (!dir)
 		how = (int)(flags & (O_ACCMODE | O_SYNC | O_DSYNC));
 	if (!dir && fs->cfg.readonly)
 		how = O_RDONLY;
 	fd = !dir && i->type == S_IFDIR ? -EISDIR : inode_open(fs, i, how);
-	if (fd >= 0)
-		handle_add(fs, i, fd, flags, dir, &id);
+	handle_add(fs, i, fd >= 0 ? fd : -1, flags, dir, &id);
 	inode_put(fs, i);
 }
 
-/* How many; those that are not found again are closed. */
+/* How many; those that are not found again are stale. */
 static uint32_t load_handles(struct fs *fs, struct state *s)
 {
 	uint32_t n = 0;
