@@ -21,6 +21,8 @@
  *   back:E     save while it runs, let it go on, end it and restore what was
  *              saved on engine E
  *   clone:E    save while it runs, and restore it beside itself on engine E
+ *   balloon:M  the guest gives M MiB away by its balloon and takes them again,
+ *              and what it frees by itself comes back as before
  *   drift:MS   the guest's wall clock is behind by no more than MS, but for
  *              stops of more than --gap SECONDS
  * After each of them every job of the guest has to get on.  Exits 1 when the
@@ -561,6 +563,50 @@ static void clone_it(struct guest *g, const char *engine)
 	vm_config_destroy(two.config);
 }
 
+/* -- the balloon ---------------------------------------------------------- */
+
+static struct vm_balloon_stats balloon_stats(struct guest *g)
+{
+	struct vm_balloon_stats s = { 0 };
+	int ret = vm_balloon_stats(g->vm, 60000, &s);
+
+	if (ret || !s.has_guest)
+		die("the balloon gives no statistics", NULL);
+	return s;
+}
+
+static void balloon_to(struct guest *g, uint64_t bytes)
+{
+	if (vm_balloon_set_target(g->vm, bytes))
+		die("balloon", NULL);
+	while (balloon_stats(g).actual != bytes) {
+		check_alive(g);
+		usleep(20000);
+	}
+}
+
+static void balloon(struct guest *g, uint64_t bytes)
+{
+	uint64_t all = vm_config_memory(g->config);
+	struct vm_balloon_stats s = balloon_stats(g), now;
+
+	if (s.actual != all)
+		die("the balloon has memory", NULL);
+	balloon_to(g, all - bytes);
+	now = balloon_stats(g);
+	if (now.inflated - s.inflated < bytes)
+		die("the balloon has not given all to the host", NULL);
+	balloon_to(g, all);
+	/* What it took back it will not use: reports say so before long. */
+	for (now = s; now.reported == s.reported && now.hinted == s.hinted;
+	     now = balloon_stats(g)) {
+		check_alive(g);
+		usleep(100000);
+	}
+	printf("keep: %llu MiB went and came\n",
+	       (unsigned long long)bytes >> 20);
+}
+
 /*
  * The guest's clock was looked at after the question and before the answer was
  * heard, so each exchange says a span; all of them are true.
@@ -633,6 +679,8 @@ static void step(struct guest *g, const char *s)
 		move(g, colon + 1, 1, false, false);
 	else if (!strncmp(s, "clone:", 6))
 		clone_it(g, colon + 1);
+	else if (!strncmp(s, "balloon:", 8))
+		balloon(g, (uint64_t)n << 20);
 	else if (!strncmp(s, "drift:", 6))
 		drift(g, (long long)n);
 	else

@@ -98,6 +98,7 @@ fi
 if [ "${4:-}" != all ]; then
 	keep_it $everything jobs:rest pause:3 back:soft jobs:run pause:5 live:1 \
 		move:soft back:soft clone:soft
+	keep_it balloon balloon:32 move:soft balloon:32
 	exit
 fi
 moves() {
@@ -108,6 +109,7 @@ for set in balloon disk tcp link vsock fs rng hvc; do
 	# shellcheck disable=SC2046 # words
 	keep_it $set $(moves soft) move:soft,interp $(moves soft,interp)
 done
+keep_it balloon balloon:32 move:soft balloon:32 back:soft balloon:32
 # shellcheck disable=SC2046 # words
 keep_it $everything,balloon $(moves soft 1000) move:soft,interp \
 	$(moves soft,interp)
