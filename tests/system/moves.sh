@@ -61,7 +61,7 @@ initrd "$tmp/add"
 keep_it() {
 	jobs=$1
 	shift
-	cpus=1 nets= devices=
+	cpus=1 nets="" devices=""
 	for j in $(echo "$jobs" | tr , ' '); do
 		case $j in
 		disk)	rm -f "$tmp"/disk*; truncate -s 8M "$tmp/disk"
