@@ -29,6 +29,8 @@ static int have(struct tctx *x, ZydisRegister reg, unsigned temp)
 
 	if (h >= 0)
 		return h;
+	if (temp == T1)
+		x->held = -1;
 	e_gs_load(&x->e, temp, GS_GPR(g));
 	return (int)temp;
 }
@@ -129,6 +131,7 @@ uint32_t emit_probe(struct tctx *x, bool write)
 	uint32_t table =
 		x->tlb + (write ? sizeof(struct tlb_entry[TLB_SIZE]) : 0);
 
+	x->held = -1;
 	e_mov(e, T1, T0);
 	E(e, 0x49, 0xc1, 0xef, 0x08); /* shr r15, 8 */
 	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
@@ -166,8 +169,10 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 
 struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write)
 {
-	if (group_serves(x, ti))
+	if (group_serves(x, ti)) {
+		x->keeps = true;
 		return (struct spot){ T1, -1, group_reach(x, ti, NULL, disp) };
+	}
 	flags_spill(x, ti);
 	emit_reg_disp(x, R_RSP, disp);
 	emit_lookup(x, ti, x->word, write, false);

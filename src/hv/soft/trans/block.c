@@ -109,11 +109,7 @@ static void flag_effects(const ZydisDecodedInstruction *i, uint16_t *reads,
 	*writes =
 		(uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) &
 			   FL_ARITH);
-	*kills = *writes;
-	if (may_skip(i)) {
-		*reads |= *writes;
-		*kills = 0;
-	}
+	*kills = may_skip(i) ? 0 : *writes;
 }
 
 /* The translation depends on these bytes. */
@@ -145,9 +141,25 @@ static const ZydisDecodedInstruction *decode_ahead(const struct tctx *x,
 		       : NULL;
 }
 
-/* Flags that code at p (avail bytes, at lin) needs. */
-static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
+/* Where looking ahead has begun. */
+struct seen {
+	uint64_t lin;
+	const struct seen *before;
+};
+
+/* A way back there needs nothing that is not found from there. */
+static bool seen(const struct seen *s, uint64_t lin)
 {
+	while (s && s->lin != lin)
+		s = s->before;
+	return s;
+}
+
+/* Flags that the code at lin needs. */
+static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth,
+		     const struct seen *before)
+{
+	const struct seen from = { .lin = lin, .before = before };
 	const struct tblock *tb = x->tb;
 	const uint8_t *page = x->first->host - (x->first->gpa & 0xfff);
 	uint16_t live = 0, open = FL_ARITH;
@@ -183,17 +195,22 @@ static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth)
 			uint64_t to = lin + i->length +
 				      (uint64_t)i->raw.imm[0].value.s;
 
-			if (!depth || !plain_branch(i) ||
+			bool known = seen(&from, to);
+
+			if ((!depth && !known) || !plain_branch(i) ||
 			    !i->raw.imm[0].is_relative ||
 			    i->meta.category == ZYDIS_CATEGORY_CALL)
 				return live | open;
 			if (i->meta.category == ZYDIS_CATEGORY_UNCOND_BR) {
+				if (known)
+					return live;
 				lin = to;
 				depth--;
 				continue;
 			}
 			/* It may put another in the place of this form. */
-			live |= look(x, to, depth - 1) & open;
+			if (!known)
+				live |= look(x, to, depth - 1, &from) & open;
 		}
 		open &= (uint16_t)~k;
 		lin += length;
@@ -205,7 +222,7 @@ static uint16_t live_at(struct tctx *x, uint64_t target)
 {
 	if ((target ^ x->tb->lin) & ~0xfffull)
 		return FL_ARITH;
-	return look(x, target, 2);
+	return look(x, target, 2, NULL);
 }
 
 /* A linear address: 32-bit code wraps. */
@@ -220,26 +237,59 @@ uint64_t branch_target(const struct tctx *x, const struct tinsn *ti)
 			       (uint64_t)ti->d.i.raw.imm[0].value.s);
 }
 
+static bool direct(const ZydisDecodedInstruction *i)
+{
+	return plain_branch(i) && i->raw.imm[0].is_relative;
+}
+
 /* Backwards; exits of conditional jumps add what their targets need. */
-static void liveness(struct tctx *x, uint16_t live)
+static void backwards(struct tctx *x, uint16_t live)
 {
 	for (unsigned n = x->n; n--;) {
 		struct tinsn *ti = &x->ti[n];
 		const ZydisDecodedInstruction *i = &ti->d.i;
 
-		if (plain_branch(i) && i->raw.imm[0].is_relative) {
-			uint64_t to = branch_target(x, ti);
-
-			ti->live_to = live_at(x, to);
-			if (i->meta.category == ZYDIS_CATEGORY_COND_BR)
-				live |= ti->live_to;
-			else
-				live = ti->live_to;
-		}
+		if (direct(i) && i->meta.category == ZYDIS_CATEGORY_COND_BR)
+			live |= ti->live_to;
+		else if (direct(i))
+			live = ti->live_to;
 		ti->live_out = live;
 		live = (uint16_t)((live & ~ti->kills) | ti->reads);
 		ti->live_in = live;
 	}
+}
+
+/* What jumps to the block itself need is what it needs. */
+static bool own_jumps(struct tctx *x)
+{
+	bool changed = false;
+
+	for (unsigned n = 0; n < x->n; n++) {
+		struct tinsn *ti = &x->ti[n];
+
+		if (!direct(&ti->d.i) || branch_target(x, ti) != x->tb->lin ||
+		    ti->live_to == x->ti[0].live_in)
+			continue;
+		ti->live_to = x->ti[0].live_in;
+		changed = true;
+	}
+	return changed;
+}
+
+static void liveness(struct tctx *x, uint16_t live)
+{
+	for (unsigned n = 0; n < x->n; n++) {
+		struct tinsn *ti = &x->ti[n];
+		uint64_t to;
+
+		if (!direct(&ti->d.i))
+			continue;
+		to = branch_target(x, ti);
+		ti->live_to = to == x->tb->lin ? 0 : live_at(x, to);
+	}
+	do
+		backwards(x, live);
+	while (own_jumps(x));
 }
 
 /* -- exits ---------------------------------------------------------------- */
@@ -458,6 +508,8 @@ static void emit_version(struct tctx *x, unsigned from, bool goes_on)
 			if (ti->site >= 0 && is_punt(x, ti))
 				ti->site = -1;
 		}
+		x->keeps = false;
+		group_ahead(x, ti);
 		if (ender && plain_branch(&ti->d.i) &&
 		    emit_flow(x, ti, &ends)) {
 			/* done */
@@ -471,6 +523,8 @@ static void emit_version(struct tctx *x, unsigned from, bool goes_on)
 			emit_interp(x, ti, false);
 			group_close(x);
 		}
+		if (!x->keeps)
+			x->held = -1;
 		if (ti->site >= 0 && !ends)
 			set_resume(x, ti);
 	}
@@ -507,6 +561,7 @@ static void emit_body(struct tctx *x, bool goes_on)
 	const struct tinsn *from;
 
 	group_plan(x);
+	x->held = -1;
 	x->fast = true;
 	emit_version(x, 0, goes_on);
 	x->fast = false;

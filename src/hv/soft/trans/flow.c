@@ -57,6 +57,7 @@ static void check_target(struct tctx *x, struct tinsn *ti)
 
 	if (!x->wide)
 		return;
+	x->held = -1;
 	e_mov(e, T1, T0);
 	E(e, 0x49, 0xc1, 0xe7, 0x10); /* shl r15, 16 */
 	E(e, 0x49, 0xc1, 0xff, 0x10); /* sar r15, 16 */

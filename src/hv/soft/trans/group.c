@@ -227,6 +227,15 @@ static void plan_writes(const struct tctx *x, struct plan *p,
 	}
 }
 
+/* From rsp to what PUSH, POP, CALL or RET accesses. */
+static int stack_off(const struct tctx *x, const struct tinsn *ti)
+{
+	return ti->d.i.mnemonic == ZYDIS_MNEMONIC_PUSH ||
+			       ti->d.i.mnemonic == ZYDIS_MNEMONIC_CALL
+		       ? -x->word
+		       : 0;
+}
+
 static bool may_change_segments(const struct tinsn *ti)
 {
 	switch (ti->d.i.meta.category) {
@@ -290,6 +299,7 @@ void group_plan(struct tctx *x)
 /* What went to C may have changed the TLB: check again. */
 void group_close(struct tctx *x)
 {
+	x->held = -1;
 	for (unsigned n = 0; n < x->ngroups; n++)
 		x->group[n].open = false;
 }
@@ -316,6 +326,7 @@ static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
 	e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
 	e_gs_store(e, T1, GS(tr.group) + 8 * (uint32_t)(g - x->group));
 	g->open = true;
+	x->held = (int)(g - x->group);
 	if (!x->slow_from)
 		x->slow_from = ti;
 }
@@ -327,7 +338,10 @@ int32_t group_reach(struct tctx *x, struct tinsn *ti,
 	struct group *g = &x->group[ti->group];
 
 	if (g->open) {
-		e_gs_load(&x->e, T1, GS(tr.group) + 8 * (uint32_t)ti->group);
+		if (x->held != ti->group)
+			e_gs_load(&x->e, T1,
+				  GS(tr.group) + 8 * (uint32_t)ti->group);
+		x->held = ti->group;
 		return ti->off - g->lo;
 	}
 	flags_spill(x, ti);
@@ -339,4 +353,118 @@ int32_t group_reach(struct tctx *x, struct tinsn *ti,
 	x->lower = 0;
 	open_group(x, ti, g);
 	return ti->off - g->lo;
+}
+
+/* -- ahead of its time ---------------------------------------------------- */
+
+/* Does ti change reg by nothing but a constant, which *by is added? */
+static bool follows(const struct tctx *x, const struct tinsn *ti, unsigned reg,
+		    int64_t *by)
+{
+	const struct decoded *d = &ti->d;
+	int64_t step;
+	unsigned r;
+
+	if (constant_step(x, ti, &r, &step)) {
+		*by += r == reg ? step : 0;
+		return true;
+	}
+	for (unsigned n = 0; n < d->i.operand_count; n++) {
+		const ZydisDecodedOperand *op = &d->op[n];
+
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
+		    !is_gpr(op->reg.value) ||
+		    (reg_number(op->reg.value) & 15) != reg)
+			continue;
+		if (reg != R_RSP ||
+		    op->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			return false;
+		if (d->i.mnemonic == ZYDIS_MNEMONIC_PUSH)
+			*by -= x->word;
+		else if (d->i.mnemonic == ZYDIS_MNEMONIC_POP)
+			*by += x->word;
+		else
+			return false;
+	}
+	return true;
+}
+
+/* How far reg comes from before ti to before to. */
+static bool way(const struct tctx *x, const struct tinsn *ti,
+		const struct tinsn *to, ZydisRegister reg, int64_t *by)
+{
+	*by = 0;
+	if (reg == ZYDIS_REGISTER_NONE || reg == ZYDIS_REGISTER_RIP)
+		return true;
+	for (; ti < to; ti++)
+		if (!follows(x, ti, reg_number(reg), by))
+			return false;
+	return true;
+}
+
+static const ZydisDecodedOperand *group_operand(const struct tinsn *ti)
+{
+	for (unsigned m = 0; m < ti->d.i.operand_count_visible; m++)
+		if (ti->d.op[m].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    ti->d.op[m].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			return &ti->d.op[m];
+	return NULL;
+}
+
+/* Check before ti the group of an access in to, if its address is known. */
+static void open_ahead(struct tctx *x, struct tinsn *ti, struct tinsn *to)
+{
+	const ZydisDecodedOperand *op = group_operand(to);
+	struct group *g = &x->group[to->group];
+	int64_t by, more = 0;
+
+	for (const struct tinsn *at = ti; at < to; at++)
+		if (may_change_segments(at))
+			return;
+	if (op) {
+		if (!way(x, ti, to, op->mem.base, &by) ||
+		    !way(x, ti, to, op->mem.index, &more))
+			return;
+		by += more * op->mem.scale;
+	} else if (!way(x, ti, to, ZYDIS_REGISTER_RSP, &by)) {
+		return;
+	}
+	if (by != (int16_t)by)
+		return;
+	flags_spill(x, ti);
+	x->lower = g->lo - to->off + (int32_t)by;
+	if (op)
+		emit_address(x, to, op);
+	else
+		emit_reg_disp(x, R_RSP, x->lower + stack_off(x, to));
+	x->lower = 0;
+	open_group(x, ti, g);
+}
+
+/* It wants flags in the host's, whoever made them. */
+static bool wants_flags(const struct tinsn *ti)
+{
+	return (ti->reads && ti->reads != FL_ARITH) ||
+	       (ti->writes && ti->live_out & ~ti->kills);
+}
+
+/*
+ * A check between the instruction that makes flags and one that reads them
+ * would have to save and restore them, which costs more than it does.
+ */
+void group_ahead(struct tctx *x, struct tinsn *ti)
+{
+	struct tinsn *end = x->ti + x->n, *last = ti;
+
+	if (!x->fast || !ti->writes || !ti->live_out ||
+	    (ti->live_in && x->fl_host && !x->fl_mem))
+		return;
+	for (struct tinsn *to = ti + 1; to < end && to->live_in; to++)
+		if (wants_flags(to))
+			last = to;
+	for (struct tinsn *to = ti + 1; to <= last; to++)
+		if (to->group >= 0 && !x->group[to->group].open &&
+		    x->nmiss + 2 * TRANS_INSNS < MAX_MISS)
+			open_ahead(x, ti, to);
 }

@@ -418,6 +418,7 @@ static bool put_high(struct tctx *x, struct tinsn *ti, struct enc *k, bool need)
 	}
 	p.reg = n[0];
 	p.rm = n[1];
+	x->keeps = true;
 	if (need && !x->fl_host)
 		flags_restore(x);
 	if (acc)
@@ -464,6 +465,7 @@ static void reach(struct tctx *x, struct tinsn *ti, const struct enc *k,
 		p->base = T1;
 		return;
 	}
+	x->keeps = false;
 	flags_spill(x, ti);
 	emit_address(x, ti, k->mop);
 	emit_lookup(x, ti, size, wr, align != 0);
@@ -528,10 +530,10 @@ static unsigned load_residents(struct tctx *x, const struct enc *k,
 {
 	unsigned nlent = 0, nfree = 0, free[2];
 
-	if (!k->rax_in)
-		free[nfree++] = T0;
 	if (!k->mem)
 		free[nfree++] = T1;
+	if (!k->rax_in)
+		free[nfree++] = T0;
 	for (unsigned n = 0; n < 3; n++) {
 		bool rd = false;
 		unsigned m = 0;
@@ -591,11 +593,15 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 		else
 			host[n] = all[n]->n;
 	}
+	x->keeps = true;
 	if (k->mem)
 		reach(x, ti, k, &p, need || nres || k->rax_in);
 	if (need && !x->fl_host)
 		flags_restore(x);
 	nlent = nres ? load_residents(x, k, all, host, lent) : 0;
+	for (unsigned n = 0; n < 3; n++)
+		if (!(n == 1 && k->mem) && resident(all[n]) && host[n] == T1)
+			x->keeps = false;
 	if (k->rax_in)
 		e_mov(&x->e, T0, G_RAX);
 	p.reg = host[0];
@@ -624,6 +630,8 @@ static bool emit_lea_insn(struct tctx *x, struct tinsn *ti)
 
 	if (d->op[0].size < 32)
 		return false;
+	x->keeps = d->op[1].mem.index == ZYDIS_REGISTER_NONE ||
+		   host_reg(reg_number(d->op[1].mem.index)) >= 0;
 	emit_lea(x, ti, &d->op[1], h < 0 ? T0 : (unsigned)h, wide);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
@@ -635,6 +643,7 @@ static bool emit_mov_imm64(struct tctx *x, struct tinsn *ti)
 	unsigned g = reg_number(ti->d.op[0].reg.value);
 	int h = host_reg(g);
 
+	x->keeps = true;
 	e_imm(&x->e, h < 0 ? T0 : (unsigned)h, ti->d.op[1].imm.value.u);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));

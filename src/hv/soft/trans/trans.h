@@ -268,7 +268,7 @@ struct cold {
 	uint8_t table;
 };
 
-enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 2 };
+enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 4 };
 enum { MAX_BLOCK_RELOCS = 4 * MAX_COLD };
 
 /* A conditional exit that saves the flags when it is taken. */
@@ -304,6 +304,8 @@ struct tctx {
 	unsigned ngroups, nmiss;
 	bool fast;		 /* the first version */
 	struct tinsn *slow_from; /* where it opened a group first, or NULL */
+	int held;		 /* the group whose address T1 holds, or -1 */
+	bool keeps;		 /* ... as the instruction has left it */
 	int32_t lower;		 /* for emit_lea(): added to the displacement */
 };
 
@@ -484,6 +486,8 @@ void group_close(struct tctx *x);
 bool group_serves(const struct tctx *x, const struct tinsn *ti);
 int32_t group_reach(struct tctx *x, struct tinsn *ti,
 		    const ZydisDecodedOperand *op, int stack);
+/* Before ti: check now what would be in the way of the flags it makes. */
+void group_ahead(struct tctx *x, struct tinsn *ti);
 /* Bytes that an operand must be aligned to, 0: none */
 unsigned operand_alignment(const struct tinsn *ti,
 			   const ZydisDecodedOperand *op);
