@@ -505,7 +505,7 @@ static void file_close(struct store *s)
 	struct file *f = to_file(s);
 
 	if (f->uring)
-		uring_stop(f->uring);
+		uring_close(f->uring);
 	pool_stop(&f->pool);
 	pthread_mutex_destroy(&f->rmw);
 	if (f->cached >= 0)
@@ -633,8 +633,11 @@ static struct store *file_open(const struct block_config *cfg,
 	    (cfg->cache == BLOCK_DIRECT && open_direct(f, cfg, err)))
 		goto err_fd;
 	if (cfg->aio != BLOCK_AIO_THREADS)
-		f->uring = uring_start(f->fd, &f->store);
-	if (cfg->aio == BLOCK_AIO_URING && !f->uring) {
+		f->uring = uring_open(f->fd, &f->store);
+	if (cfg->aio == BLOCK_AIO_URING &&
+	    (!f->uring || !uring_start(f->uring))) {
+		if (f->uring)
+			uring_close(f->uring);
 		error_set(err, -ENOSYS,
 			  "%s: aio=uring: the kernel does not allow io_uring",
 			  cfg->path);

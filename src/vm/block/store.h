@@ -100,9 +100,11 @@ void pool_drain(struct pool *p);
 
 struct uring;
 
-/* NULL: the kernel or a filter forbids io_uring. */
-struct uring *uring_start(int fd, struct store *s);
-void uring_stop(struct uring *u);
+/* Nothing is started yet.  NULL: no memory. */
+struct uring *uring_open(int fd, struct store *s);
+void uring_close(struct uring *u);
+/* false: the kernel or a filter forbids io_uring. */
+bool uring_start(struct uring *u);
 /* false: not this one, perform() it. */
 bool uring_submit(struct uring *u, struct block_req *req);
 void uring_drain(struct uring *u);

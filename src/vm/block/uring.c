@@ -3,7 +3,8 @@
  * uring.c - requests of a file through io_uring
  *
  * Any thread submits, under the ring's lock; one thread of ours takes what
- * has completed.  What came back short is finished by perform(), which also
+ * has completed; both are there from the first request on, since most of
+ * what is asked for is in the page cache.  What came back short is finished by perform(), which also
  * knows the end of the file.
  */
 #include "vm/block/store.h"
@@ -28,6 +29,7 @@ struct uring {
 	pthread_mutex_t lock; /* of the submission side */
 	pthread_cond_t room;
 	unsigned inflight; /* (l) */
+	bool runs, dead;   /* (l) it has been started; it cannot be */
 };
 
 static void complete(struct uring *u, struct block_req *req, int res)
@@ -74,35 +76,51 @@ static void *uring_thread(void *arg)
 	}
 }
 
-struct uring *uring_start(int fd, struct store *s)
+/* Under lock. */
+static bool run(struct uring *u)
 {
-	struct uring *u = calloc(1, sizeof(*u));
 	struct io_uring_probe *probe;
 	bool able;
 
-	if (!u)
-		return NULL;
-	u->fd = fd;
-	u->store = s;
-	if (io_uring_queue_init(ENTRIES, &u->ring, 0)) {
-		free(u);
-		return NULL;
-	}
+	if (u->runs || u->dead)
+		return u->runs;
+	u->dead = true;
+	if (io_uring_queue_init(ENTRIES, &u->ring, 0))
+		return false;
 	/* Who has it mapped in another process would keep it. */
 	io_uring_ring_dontfork(&u->ring);
 	probe = io_uring_get_probe_ring(&u->ring);
 	able = probe && io_uring_opcode_supported(probe, IORING_OP_READV) &&
 	       io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
 	io_uring_free_probe(probe);
+	if (able && !thread_start(&u->thread, "husk-uring", uring_thread, u))
+		u->runs = true;
+	else
+		io_uring_queue_exit(&u->ring);
+	return u->runs;
+}
+
+struct uring *uring_open(int fd, struct store *s)
+{
+	struct uring *u = calloc(1, sizeof(*u));
+
+	if (!u)
+		return NULL;
+	u->fd = fd;
+	u->store = s;
 	pthread_mutex_init(&u->lock, NULL);
 	pthread_cond_init(&u->room, NULL);
-	if (able && !thread_start(&u->thread, "husk-uring", uring_thread, u))
-		return u;
-	io_uring_queue_exit(&u->ring);
-	pthread_cond_destroy(&u->room);
-	pthread_mutex_destroy(&u->lock);
-	free(u);
-	return NULL;
+	return u;
+}
+
+bool uring_start(struct uring *u)
+{
+	bool runs;
+
+	pthread_mutex_lock(&u->lock);
+	runs = run(u);
+	pthread_mutex_unlock(&u->lock);
+	return runs;
 }
 
 void uring_drain(struct uring *u)
@@ -114,11 +132,10 @@ void uring_drain(struct uring *u)
 }
 
 /* An empty request is the sign for the thread to end. */
-void uring_stop(struct uring *u)
+static void stop(struct uring *u)
 {
 	struct io_uring_sqe *sqe;
 
-	uring_drain(u);
 	pthread_mutex_lock(&u->lock);
 	sqe = io_uring_get_sqe(&u->ring);
 	io_uring_prep_nop(sqe);
@@ -128,6 +145,13 @@ void uring_stop(struct uring *u)
 	pthread_mutex_unlock(&u->lock);
 	pthread_join(u->thread, NULL);
 	io_uring_queue_exit(&u->ring);
+}
+
+void uring_close(struct uring *u)
+{
+	uring_drain(u);
+	if (u->runs)
+		stop(u);
 	pthread_cond_destroy(&u->room);
 	pthread_mutex_destroy(&u->lock);
 	free(u);
@@ -143,7 +167,8 @@ bool uring_submit(struct uring *u, struct block_req *req)
 		return false;
 	pthread_mutex_lock(&u->lock);
 	/* Full: the pool takes what is too much, so nobody waits here. */
-	sqe = u->inflight < ENTRIES ? io_uring_get_sqe(&u->ring) : NULL;
+	sqe = run(u) && u->inflight < ENTRIES ? io_uring_get_sqe(&u->ring)
+					      : NULL;
 	if (!sqe) {
 		pthread_mutex_unlock(&u->lock);
 		return false;

@@ -82,6 +82,7 @@ struct blk {
 	unsigned queues;	     /* (i) offered to the driver */
 	char serial[ID_SIZE];	     /* (i) */
 	struct blk_req *reqs, *free; /* (i), (v) */
+	unsigned fresh;		     /* (v) of reqs, that were ever free */
 	unsigned inflight;	     /* (v) */
 	bool holds;		     /* (i) requests without space wait */
 	bool starved;		     /* (v) a queue may have more */
@@ -342,14 +343,25 @@ static int handle(struct blk *blk, struct virtq *q, struct blk_req *r,
 	return 0;
 }
 
+/* There is one. */
+static struct blk_req *take(struct blk *blk)
+{
+	struct blk_req *r = blk->free;
+
+	blk->free = r->next;
+	/* They are large: memory that no guest needs is not touched. */
+	if (!blk->free && blk->fresh < REQUESTS)
+		blk->free = &blk->reqs[blk->fresh++];
+	return r;
+}
+
 static void serve(struct blk *blk, struct virtq *q)
 {
 	struct virtq_chain chain;
 
 	while (blk->free && virtq_pop(q, &chain) > 0) {
-		struct blk_req *r = blk->free;
+		struct blk_req *r = take(blk);
 
-		blk->free = r->next;
 		if (handle(blk, q, r, &chain)) {
 			r->next = blk->free;
 			blk->free = r;
@@ -512,10 +524,7 @@ static int blk_init(struct dev *dev, const void *arg, struct husk_error *err)
 	blk->reqs = calloc(REQUESTS, sizeof(*blk->reqs));
 	if (!blk->reqs)
 		return error_errno(err, -ENOMEM, "%s", dev->id);
-	for (unsigned i = 0; i < REQUESTS; i++) {
-		blk->reqs[i].next = blk->free;
-		blk->free = &blk->reqs[i];
-	}
+	blk->free = &blk->reqs[blk->fresh++];
 	pthread_mutex_init(&blk->done_lock, NULL);
 	ret = virtio_init(&blk->v, err);
 	if (ret) {
@@ -603,8 +612,7 @@ static void held_state(struct blk *blk, struct state *s)
 				state_reject(s, "a request of no queue");
 				return;
 			}
-			*at = blk->free;
-			blk->free = (*at)->next;
+			*at = take(blk);
 			(*at)->next = NULL;
 			(*at)->q = blk->v.queue[queue];
 			(*at)->chain.head = head;

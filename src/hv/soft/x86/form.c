@@ -35,7 +35,9 @@ struct form {
 	struct insn in;
 };
 
+/* Dense, as most guests need a part of them: where each is, + 1. */
 struct forms {
+	uint16_t at[FORMS], used;
 	struct form form[FORMS];
 	struct view view[FORMS];
 };
@@ -156,6 +158,7 @@ static struct form *find(struct cpu *c, const uint8_t *code, unsigned avail,
 {
 	struct form *f;
 	uint64_t head;
+	uint16_t *at;
 	unsigned n;
 
 	if (c->mode != MODE_64 || avail < 15 || !c->forms)
@@ -167,7 +170,10 @@ static struct form *find(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (!n)
 		return NULL;
 	head = read_le(b, n);
-	f = &c->forms->form[head * 0x9e3779b97f4a7c15ull >> (64 - FORM_BITS)];
+	at = &c->forms->at[head * 0x9e3779b97f4a7c15ull >> (64 - FORM_BITS)];
+	if (!*at)
+		*at = ++c->forms->used;
+	f = &c->forms->form[*at - 1];
 	*known = f->length && f->head == head && f->size == n;
 	if (!*known) {
 		f->head = head;
