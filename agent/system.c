@@ -345,6 +345,21 @@ unsigned freeze_all(bool on)
 	return done;
 }
 
+/* What was deleted a moment ago is free only when the journal says so. */
+static int trim(const char *dir, uint64_t *trimmed)
+{
+	struct fstrim_range range = { .len = UINT64_MAX };
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = syncfs(fd) || ioctl(fd, FITRIM, &range) ? -errno : 0;
+	if (!ret)
+		*trimmed = range.len;
+	close(fd);
+	return ret;
+}
+
 int do_fstrim(int fd)
 {
 	const struct mounts *m = list_mounts();
@@ -352,12 +367,11 @@ int do_fstrim(int fd)
 	int last = 0;
 
 	for (unsigned i = 0; i < m->n; i++) {
-		struct fstrim_range range = { .len = UINT64_MAX };
-		int ret = mount_ioctl(m->at[i].dir, FITRIM, &range);
+		uint64_t trimmed = 0;
+		int ret = trim(m->at[i].dir, &trimmed);
 
-		if (!ret)
-			total += range.len;
-		else if (ret != -EOPNOTSUPP && ret != -ENOTTY)
+		total += trimmed;
+		if (ret && ret != -EOPNOTSUPP && ret != -ENOTTY)
 			last = ret;
 	}
 	if (last && !total)

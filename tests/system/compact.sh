@@ -24,7 +24,7 @@ for d in vda vdb; do mkdir /$d; mount /dev/$d /$d; done
 case $(cat /proc/cmdline) in *agent*) husk-agent & ;; esac
 for d in vda vdb; do
 	dd if=/dev/urandom of=/$d/big bs=1M count=40 2>/dev/null
-	sync; rm /$d/big; sync
+	sync; rm /$d/big
 done
 echo READY
 sleep 1000
