@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clone.c - husk clone: asks a machine that runs for more of it
+ * clone.c - husk clone: asks a machine that runs for more of it, or makes more
+ * of a saved one
  */
 #include <errno.h>
 #include <getopt.h>
@@ -8,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -16,10 +19,11 @@
 #include "place.h"
 
 static const char help[] =
-	"usage: husk clone NAME [OPTION...]\n"
+	"usage: husk clone NAME|FILE [OPTION...]\n"
 	"\n"
-	"Makes machines NAME-1 and so on that go on from where NAME is now, each\n"
-	"with its own disks; what they do not change of its memory they share.\n"
+	"Makes machines NAME-1 and so on that go on from where NAME, which runs, is\n"
+	"now, or was when it was saved to FILE, each with its own disks; what they do\n"
+	"not change of its memory they share.\n"
 	"\n"
 	"  --count N             so many (default 1)\n"
 	"  --name PREFIX         PREFIX-1 and so on\n"
@@ -121,6 +125,58 @@ static int make_clones(const char *name, const char *prefix, unsigned count,
 	return ret;
 }
 
+/* -- of a file ------------------------------------------------------------ */
+
+_Noreturn static void be_file(int fd, const struct vm_saved *saved,
+			      const char *prefix, unsigned count, bool paused)
+{
+	char(*name)[NAME_SIZE] = calloc(count, sizeof(*name));
+	unsigned number = 0;
+
+	for (unsigned i = 0; name && i < count; i++)
+		if (name_clone(name[i], prefix, &number))
+			_exit(EXIT_USAGE);
+	if (name)
+		clones_of_file(fd, name, count, paused, saved);
+	_exit(EXIT_FAULT);
+}
+
+static int clone_file(const char *file, const char *prefix, unsigned count,
+		      bool paused)
+{
+	struct husk_error err = { 0 };
+	struct vm_saved *saved;
+	json_object *reply;
+	int fds[2], ret = EXIT_FAULT;
+	pid_t pid = -1;
+
+	if (vm_saved_open(file, &saved, &err)) {
+		complain("%s", err.text);
+		return EXIT_FAULT;
+	}
+	fflush(NULL);
+	if (!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+		pid = fork();
+	if (!pid) {
+		close(fds[0]);
+		be_file(fds[1], saved, prefix, count, paused);
+	}
+	vm_saved_close(saved);
+	if (pid < 0) {
+		complain("%s: %s", file, strerror(errno));
+		return EXIT_FAULT;
+	}
+	close(fds[1]);
+	reply = control_read(fds[0], REPLY_MS, &err);
+	if (reply)
+		ret = wait_clones(fds[0], file, count);
+	else
+		waitpid(pid, NULL, 0); /* it has complained */
+	json_object_put(reply);
+	close(fds[0]);
+	return ret;
+}
+
 int cmd_clone(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -153,7 +209,15 @@ int cmd_clone(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 1) {
-		complain("clone: the name of one machine is needed");
+		complain("clone: one machine or file is needed");
+		return EXIT_USAGE;
+	}
+	if (strchr(argv[optind], '/') ||
+	    (!place_exists(argv[optind]) && !access(argv[optind], F_OK))) {
+		if (prefix)
+			return clone_file(argv[optind], prefix, (unsigned)count,
+					  paused);
+		complain("clone: a saved machine's clones need --name");
 		return EXIT_USAGE;
 	}
 	return make_clones(argv[optind], prefix ? prefix : argv[optind],

@@ -14,7 +14,8 @@
 #include <stdint.h>
 
 #include "console.h"
-#include "husk/vm.h"
+#include "husk/saved.h"
+#include "place.h"
 
 struct json_object;
 struct session;
@@ -97,6 +98,9 @@ enum { CONTROL_CLONES = 1000 }; /* at once */
 int control_clone(struct control_call *call);
 /* Until the clones that were asked for are processes of their own. */
 void control_clones_end(struct control *c);
+/* In a process of its own: the same of a saved machine. */
+_Noreturn void clones_of_file(int fd, char (*name)[NAME_SIZE], unsigned count,
+			      bool paused, const struct vm_saved *saved);
 
 /* -- client.c ------------------------------------------------------------- */
 

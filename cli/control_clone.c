@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,12 +24,12 @@
 #include "control.h"
 #include "start.h"
 
-enum { MAX_TEXT = 4096 };
+enum { MAX_TEXT = 4096, MAX_CHAIN = 65 };
 
 struct control_clones {
 	struct control_clones *next;
 	struct vm *vm;
-	struct session *session;
+	struct session *session; /* the original's; NULL: it is in a file */
 	char (*name)[NAME_SIZE];
 	unsigned count;
 	bool paused;
@@ -46,6 +47,7 @@ struct clone {
 	bool tells; /* what a clone lacks */
 	bool told;  /* that it runs */
 	int text;   /* what was complained of */
+	int pipe;   /* open until it has told */
 	struct session s;
 	struct place place;
 };
@@ -93,6 +95,7 @@ static void tell(struct clone *c, bool ok)
 		from = 6;
 	say(c->of->fd, c->name, ok, text + from);
 	close(c->of->fd);
+	close(c->pipe);
 	close(c->text);
 	c->told = true;
 }
@@ -164,11 +167,14 @@ static int run(struct clone *c)
 
 /* Without what exit() has to do for the original. */
 static _Noreturn void be_clone(const struct control_clones *of,
-			       const struct vm_saved *image, unsigned i)
+			       const struct vm_saved *image, unsigned i,
+			       int pipe)
 {
-	struct clone c = {
-		.of = of, .image = image, .name = of->name[i], .tells = !i
-	};
+	struct clone c = { .of = of,
+			   .image = image,
+			   .name = of->name[i],
+			   .tells = !i,
+			   .pipe = pipe };
 	int ret;
 
 	session_init(&c.s);
@@ -184,19 +190,123 @@ static _Noreturn void be_clone(const struct control_clones *of,
 
 /* -- the process between -------------------------------------------------- */
 
+/* A clone's link to a file is another file here. */
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino && (x.st_nlink == 1 || !strcmp(a, b));
+}
+
+/* Is the image file, or has it somewhere below. */
+static bool disk_stands_on(const char *path, const char *format,
+			   const char *file)
+{
+	char at[PATH_SIZE], type[sizeof(((struct vm_disk_info *)0)->format)];
+	struct husk_error ignored = { 0 };
+	struct vm_disk_info info;
+
+	snprintf(at, sizeof(at), "%s", path);
+	snprintf(type, sizeof(type), "%s", format ? format : "");
+	for (unsigned n = 0; n < MAX_CHAIN; n++) {
+		char *slash = strrchr(at, '/');
+		size_t keep;
+
+		if (same_file(at, file))
+			return true;
+		if (vm_disk_info(at, *type ? type : NULL, &info, &ignored) ||
+		    !*info.base)
+			return false;
+		keep = *info.base == '/' || !slash ? 0
+						   : (size_t)(slash - at) + 1;
+		if ((size_t)snprintf(at + keep, sizeof(at) - keep, "%s",
+				     info.base) >= sizeof(at) - keep)
+			return true;
+		snprintf(type, sizeof(type), "%.15s", info.base_format);
+	}
+	return true;
+}
+
+static bool stands_on(const char *name, const char *file)
+{
+	struct vm_config *cfg;
+	struct place p;
+	bool yes = false;
+
+	/* It may be gone, which is nobody's mistake. */
+	if (!place_exists(name) || place_find(&p, name) || place_load(&p, &cfg))
+		return false;
+	for (unsigned i = 0; !yes && i < vm_config_disk_count(cfg); i++)
+		yes = disk_stands_on(vm_config_disk_path(cfg, i),
+				     vm_config_disk_format(cfg, i), file);
+	vm_config_destroy(cfg);
+	return yes;
+}
+
+/* What the original's disks were at that moment: the clones have their own. */
+static void drop_copies(const struct control_clones *c,
+			const struct vm_saved *image)
+{
+	struct vm_saved_disk *d = malloc(sizeof(*d));
+
+	for (unsigned n = 0; d && !vm_saved_disk(image, n, d); n++) {
+		bool used = d->readonly || !d->frozen ||
+			    stands_on(c->session->name, d->path);
+
+		for (unsigned i = 0; !used && i < c->count; i++)
+			used = stands_on(c->name[i], d->path);
+		if (!used)
+			unlink(d->path);
+	}
+	free(d);
+}
+
+/* Each has its end of the pipe until it has said what became of it. */
+static void make_all(const struct control_clones *c,
+		     const struct vm_saved *image)
+{
+	int pipe[2];
+	char none;
+
+	if (pipe2(pipe, O_CLOEXEC))
+		return;
+	for (unsigned i = 0; i < c->count; i++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			close(pipe[0]);
+			be_clone(c, image, i, pipe[1]);
+		}
+		if (pid < 0)
+			say(c->fd, c->name[i], false, strerror(errno));
+	}
+	close(pipe[1]);
+	/* Their connection ends with the last of them. */
+	close(c->fd);
+	while (read(pipe[0], &none, 1) < 0 && errno == EINTR)
+		;
+	close(pipe[0]);
+}
+
 static _Noreturn void split(const struct control_clones *c,
 			    const struct vm_saved *image)
 {
 	say(c->fd, NULL, true, "");
-	for (unsigned i = 0; i < c->count; i++) {
-		pid_t pid = fork();
-
-		if (!pid)
-			be_clone(c, image, i);
-		if (pid < 0)
-			say(c->fd, c->name[i], false, strerror(errno));
-	}
+	make_all(c, image);
+	if (c->session)
+		drop_copies(c, image);
 	_exit(0);
+}
+
+void clones_of_file(int fd, char (*name)[NAME_SIZE], unsigned count,
+		    bool paused, const struct vm_saved *saved)
+{
+	const struct control_clones c = {
+		.fd = fd, .name = name, .count = count, .paused = paused
+	};
+
+	split(&c, saved);
 }
 
 /* -- the machine ---------------------------------------------------------- */

@@ -447,15 +447,84 @@ void place_abandon(struct place *p)
 	p->lock = -1;
 }
 
-int place_make(struct place *p, const char *name, const struct vm_config *cfg)
+/* What a machine's definition names in a folder of machines. */
+static bool is_in(const char *folder, const char *path, const char **name)
+{
+	size_t n = strlen(folder);
+
+	if (!path || strncmp(path, folder, n) != 0 || path[n] != '/')
+		return false;
+	*name = path + n + 1;
+	return true;
+}
+
+/* What lies in another machine's folder goes with it: ours is a link to it. */
+static bool link_file(const struct place *p, const char *path, char *own)
+{
+	const char *name;
+	char dir[PATH_SIZE];
+
+	if (data_dir(dir, sizeof(dir)) || !is_in(dir, path, &name))
+		return false;
+	name = strchr(name, '/');
+	return name && !strchr(++name, '/') && !place_file(p, name, own) &&
+	       !link(path, own);
+}
+
+/* From the folder that is filled to the one that it became. */
+static bool follow_file(const struct place *p, const char *from,
+			const char *path, char *own)
+{
+	const char *name;
+
+	return is_in(from, path, &name) && !place_file(p, name, own);
+}
+
+struct taker {
+	const struct place *p;
+	const char *from; /* NULL: from wherever it is, by a link */
+	char own[PATH_SIZE];
+};
+
+static const char *take(struct taker *t, const char *path)
+{
+	bool ok = t->from ? follow_file(t->p, t->from, path, t->own)
+			  : link_file(t->p, path, t->own);
+
+	return ok ? t->own : NULL;
+}
+
+/* Disks that are written are copied, or stacked, when the machine is made. */
+static int take_files(const struct place *p, struct vm_config *cfg,
+		      const char *from)
+{
+	struct taker t = { .p = p, .from = from };
+	int ret = 0;
+
+	if (take(&t, vm_config_kernel(cfg)))
+		ret = vm_config_set_kernel(cfg, t.own);
+	if (!ret && take(&t, vm_config_initrd(cfg)))
+		ret = vm_config_set_initrd(cfg, t.own);
+	for (unsigned i = 0; !ret && i < vm_config_disk_count(cfg); i++)
+		if (vm_config_disk_readonly(cfg, i) &&
+		    take(&t, vm_config_disk_path(cfg, i)))
+			ret = vm_config_set_disk_path(
+				cfg, i, t.own, vm_config_disk_format(cfg, i));
+	return ret ? EXIT_FAULT : 0;
+}
+
+int place_make(struct place *p, const char *name, struct vm_config *cfg)
 {
 	struct husk_error err = { 0 };
-	char path[PATH_SIZE];
+	char path[PATH_SIZE], filled[PATH_SIZE];
 	int ret = place_begin(p, name);
 
 	if (ret)
 		return ret;
+	snprintf(filled, sizeof(filled), "%s", p->dir);
 	ret = place_file(p, "vm.json", path);
+	if (!ret)
+		ret = take_files(p, cfg, NULL);
 	if (!ret && vm_config_save(cfg, path, &err)) {
 		complain("%s", err.text);
 		ret = EXIT_FAULT;
@@ -463,7 +532,9 @@ int place_make(struct place *p, const char *name, const struct vm_config *cfg)
 	if (!ret)
 		ret = place_publish(p);
 	place_abandon(p);
-	return ret ? ret : place_find(p, name);
+	if (!ret)
+		ret = place_find(p, name);
+	return ret ? ret : take_files(p, cfg, filled);
 }
 
 /* -- all of them ---------------------------------------------------------- */

@@ -64,8 +64,12 @@ int place_delete(struct place *p);
 int place_begin(struct place *p, const char *name);
 int place_publish(struct place *p);
 void place_abandon(struct place *p);
-/* A new machine of this definition, not locked.  0 or an exit status. */
-int place_make(struct place *p, const char *name, const struct vm_config *cfg);
+/*
+ * A new machine of this definition, not locked.  What that names in the folder
+ * of another machine is the new one's, too, so that it can start without the
+ * other.  0 or an exit status.
+ */
+int place_make(struct place *p, const char *name, struct vm_config *cfg);
 
 /* Calls f for each machine, in the order of their names. */
 int place_each(int (*f)(void *opaque, struct place *p), void *opaque);

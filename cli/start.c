@@ -38,9 +38,16 @@ static int add_vsock(const struct place *p, struct vm_config *cfg,
 		     bool restored)
 {
 	struct husk_error err = { 0 };
-	char path[PATH_SIZE + 8];
+	char path[PATH_SIZE + 8], dir[PATH_SIZE];
+	const char *given = vm_config_vsock_path(cfg);
+	int ret = run_dir(dir, sizeof(dir));
 
-	if (vm_config_vsock_path(cfg) && !restored)
+	if (ret)
+		return ret;
+	/* A clone's definition has that of the original, as it ran. */
+	if (given && !restored &&
+	    (strncmp(given, dir, strlen(dir)) != 0 ||
+	     given[strlen(dir)] != '/'))
 		return 0;
 	snprintf(path, sizeof(path), "%s/vsock", p->run);
 	/* One of before, whose machine is gone: we have the lock. */

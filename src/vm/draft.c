@@ -232,10 +232,19 @@ static int give_name(struct draft *d)
 	return ret;
 }
 
+int draft_sync_folder(const char *path)
+{
+	int at = open_folder(path), ret;
+
+	if (at < 0)
+		return -errno;
+	ret = fsync(at) ? -errno : 0;
+	close(at);
+	return ret;
+}
+
 int draft_end(struct draft *d, int ret, struct husk_error *err)
 {
-	int at;
-
 	if (d->fd < 0)
 		return ret;
 	if (!ret) {
@@ -250,10 +259,7 @@ int draft_end(struct draft *d, int ret, struct husk_error *err)
 	close(d->fd);
 	free(d->temp);
 	d->fd = -1;
-	at = ret ? -1 : open_folder(d->path);
-	if (at >= 0) {
-		fsync(at);
-		close(at);
-	}
+	if (!ret)
+		draft_sync_folder(d->path);
 	return ret;
 }

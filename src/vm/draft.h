@@ -26,5 +26,7 @@ int draft_begin(struct draft *d, const char *path, bool replace,
 		struct husk_error *err);
 /* ret: what became of the work.  0: the file is there; else all is as it was. */
 int draft_end(struct draft *d, int ret, struct husk_error *err);
+/* The folder that path is in: 0 or -errno. */
+int draft_sync_folder(const char *path);
 
 #endif /* VM_DRAFT_H */

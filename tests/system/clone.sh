@@ -33,7 +33,10 @@ beats() {
 
 mkdir -p "$tmp/add"
 cp "$tools/keeper" "$tmp/add/"
-echo 'exec /keeper 8 /dev/vda 4' >"$tmp/add/run.sh"
+cat >"$tmp/add/run.sh" <<'G'
+[ -z "${light:-}" ] || { echo light >/dev/vda; exec /keeper 8; }
+exec /keeper 8 /dev/vda 4
+G
 initrd "$tmp/add"
 truncate -s 4M "$tmp/disk.img"
 "$husk" create a --from "$tmp/disk.img" --overlay --kernel "$demo/vmlinuz" \
@@ -119,6 +122,42 @@ P
 beats c-2-1 2
 
 "$husk" kill c-1 c-2 c-3 c-1-1 c-2-1
+
+# A clone needs nothing of the original's folder and leaves nothing there; what
+# a disk has of its own is small, and copied.
+o=$tmp/data/husk/o
+mkdir -p "$o"
+cp "$demo/vmlinuz" "$tmp/initrd" "$o/"
+truncate -s 4M "$o/base.raw" "$o/more.raw"
+"$husk" disk create "$o/disk.qcow2" --base base.raw >"$tmp/out"
+cat >"$o/vm.json" <<J
+{ "kernel": "vmlinuz", "initrd": "initrd", "memory": "128M", "engine": "soft",
+  "cmdline": "console=ttyS0 quiet light=1 husk.run=\"sh /run.sh\"",
+  "disks": [ { "path": "disk.qcow2" }, { "path": "more.raw", "readonly": true } ] }
+J
+"$husk" start o
+beats o 3
+files=$(ls "$o")
+"$husk" clone o --count 2 --name p
+[ "$(ls "$o")" = "$files" ] || fail "left there: $(ls "$o")"
+"$husk" save o "$tmp/file"
+"$husk" save o "$tmp/file"
+"$husk" disk info "$o/disk.qcow2" | grep -q 'base  *base.raw' ||
+	fail "a small disk is not copied"
+"$husk" clone "$tmp/file" --name q
+! "$husk" clone "$tmp/file" 2>"$tmp/err" || fail "clones without a name"
+beats o 5
+for n in p-1 p-2 q-1; do
+	beats $n 3
+done
+"$husk" kill o p-1 p-2 q-1
+"$husk" delete o
+for n in p-1 q-1; do
+	! grep "$o" "$tmp/data/husk/$n/vm.json" || fail "$n needs what is gone"
+	"$husk" start $n
+	beats $n 2
+	"$husk" kill $n
+done
 
 # A clone of a machine with a network is another one on it.
 truncate -s 4M "$tmp/disk2.img"

@@ -24,6 +24,7 @@
 
 #include "base/crc32c.h"
 #include "mock/counter.h"
+#include "vm/block/qcow2.h"
 
 /* -- pause ---------------------------------------------------------------- */
 
@@ -257,17 +258,30 @@ static void disk_says(struct vm *vm, const char *text)
 	assert_string_equal(sector, text);
 }
 
+/* Those that saves and restores have made. */
+static void drop_images(const char *folder)
+{
+	DIR *d = opendir(folder);
+	struct dirent *e;
+	char name[600];
+
+	while ((e = readdir(d))) {
+		snprintf(name, sizeof(name), "%s/%s", folder, e->d_name);
+		if (strstr(e->d_name, ".qcow2"))
+			unlink(name);
+	}
+	closedir(d);
+}
+
 /* Each of a live save's machines has its own disk from that moment on. */
 static void test_frozen(void **state)
 {
-	char where[128] = "", name[300];
+	char where[128] = "";
 	const struct vm_save_options o = { .disk_moved = moved,
 					   .opaque = where };
 	struct husk_error err = { 0 };
 	struct vm *vm, *a, *b;
 	unsigned n = files_in(dir);
-	struct dirent *e;
-	DIR *d;
 
 	vm = start(true);
 	write_disk(vm, "before");
@@ -295,13 +309,7 @@ static void test_frozen(void **state)
 	vm_destroy(vm);
 	/* A save that fails early leaves no images, nor does a restore. */
 	assert_true(files_in(dir) > n);
-	d = opendir(dir);
-	while ((e = readdir(d))) {
-		snprintf(name, sizeof(name), "%s/%s", dir, e->d_name);
-		if (strstr(e->d_name, ".qcow2"))
-			unlink(name);
-	}
-	closedir(d);
+	drop_images(dir);
 	n = files_in(dir);
 	assert_null(restore(other, &err));
 	vm = start(true);
@@ -310,6 +318,179 @@ static void test_frozen(void **state)
 			 -ENOENT);
 	vm_destroy(vm);
 	assert_int_equal(files_in(dir), n);
+}
+
+/* Images below the machine's own. */
+static unsigned depth(const struct vm *vm)
+{
+	const struct block *b = vm->block[0];
+	unsigned n = 0;
+
+	for (; b->ops == &block_qcow2; n++)
+		b = to_qcow2((struct block *)b)->base;
+	return n;
+}
+
+/* A chain has an end: it must not grow by each save or restore. */
+static void test_often(void **state)
+{
+	const struct vm_save_options scratch = { .scratch = true };
+	struct vm *vm = start(true);
+	struct husk_error err = { 0 };
+	char text[16];
+
+	for (unsigned i = 0; i < 150; i++) {
+		snprintf(text, sizeof(text), "save %u", i);
+		write_disk(vm, text);
+		if (vm_save(vm, file, &scratch, NULL, NULL, NULL, &err))
+			fail_msg("save %u: %s", i, err.text);
+		write_disk(vm, "later");
+		if (i % 2)
+			continue;
+		vm_destroy(vm);
+		vm = restore(file, &err);
+		if (!vm)
+			fail_msg("restore %u: %s", i, err.text);
+		disk_says(vm, text);
+		assert_in_range(depth(vm), 1, 2);
+	}
+	vm_destroy(vm);
+}
+
+static char *in_dir(const char *name)
+{
+	static char path[4][300];
+	static unsigned next;
+
+	snprintf(path[++next % 4], sizeof(path[0]), "%s/%s", dir, name);
+	return path[next % 4];
+}
+
+static void write_image(const char *path, uint64_t at, size_t len)
+{
+	struct block_config cfg = { .path = path };
+	struct husk_error err = { 0 };
+	struct block *b = block_open_config(&cfg, &err);
+	char *data = malloc(len);
+
+	assert_non_null(b);
+	for (size_t i = 0; i < len; i++)
+		data[i] = (char)(at + i * 7 + i / 512);
+	assert_int_equal(block_write(b, at, data, len), 0);
+	assert_int_equal(block_flush(b), 0);
+	block_close(b);
+	free(data);
+}
+
+static void test_small(void **state)
+{
+	struct husk_error err = { 0 };
+	int fd = open(in_dir("l.raw"), O_RDWR | O_CREAT, 0600), copy;
+	char name[16], a[4096], b[4096];
+	struct stat sa, sb;
+
+	assert_int_equal(ftruncate(fd, 64 << 20), 0);
+	close(fd);
+	assert_int_equal(disk_create_overlay(in_dir("l0.qcow2"),
+					     in_dir("l.raw"), "raw", 0, &err),
+			 0);
+	/* What is not qcow2 has no place for a copy of its own kind. */
+	assert_false(layer_is_small(in_dir("l.raw"), "raw"));
+	assert_false(layer_is_small(in_dir("none.qcow2"), "qcow2"));
+	assert_true(layer_is_small(in_dir("l0.qcow2"), "qcow2"));
+	write_image(in_dir("l0.qcow2"), 5 << 20, 300 << 10);
+	assert_true(layer_is_small(in_dir("l0.qcow2"), "qcow2"));
+	fd = open(in_dir("copy.qcow2"), O_RDWR | O_CREAT | O_EXCL, 0600);
+	assert_int_equal(layer_copy(in_dir("l0.qcow2"), fd), 0);
+	copy = open(in_dir("l0.qcow2"), O_RDONLY);
+	assert_int_equal(fstat(fd, &sa), 0);
+	assert_int_equal(fstat(copy, &sb), 0);
+	assert_int_equal(sa.st_size, sb.st_size);
+	for (off_t at = 0; at < sa.st_size; at += sizeof(a)) {
+		ssize_t n = pread(fd, a, sizeof(a), at);
+
+		assert_int_equal(pread(copy, b, sizeof(b), at), n);
+		assert_memory_equal(a, b, n);
+	}
+	close(copy);
+	close(fd);
+	write_image(in_dir("l0.qcow2"), 20 << 20, 2 << 20);
+	assert_false(layer_is_small(in_dir("l0.qcow2"), "qcow2"));
+	/* The same on top of many is worth a copy. */
+	for (unsigned i = 1; i <= 12; i++) {
+		char *below = in_dir(i > 1 ? name : "l0.qcow2");
+
+		snprintf(name, sizeof(name), "l%u.qcow2", i);
+		assert_int_equal(disk_create_overlay(in_dir(name), below,
+						     "qcow2", 0, &err),
+				 0);
+	}
+	write_image(in_dir(name), 20 << 20, 2 << 20);
+	assert_true(layer_is_small(in_dir(name), "qcow2"));
+	drop_images(dir);
+	unlink(in_dir("l.raw"));
+}
+
+static void image_says(const char *path, const char *text)
+{
+	struct block_config cfg = { .path = path, .format = "qcow2" };
+	struct husk_error err = { 0 };
+	struct block *b = block_open_config(&cfg, &err);
+	char sector[512];
+
+	if (!b)
+		fail_msg("%s", err.text);
+	assert_int_equal(block_read(b, 0, sector, 512), 0);
+	assert_string_equal(sector, text);
+	block_close(b);
+}
+
+/* A machine's folder has all that its disk stands on, whatever goes away. */
+static void test_links(void **state)
+{
+	const struct vm_save_options scratch = { .scratch = true };
+	char folder[300], path[300];
+	struct vm_restore_options o = { .disks = folder };
+	struct husk_error err = { 0 };
+	struct vm *vm = start(true), *a;
+	struct vm_saved *saved;
+	struct vm_config *cfg;
+	unsigned n;
+
+	snprintf(folder, sizeof(folder), "%s/own", dir);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	n = files_in(folder);
+	/* The first is on top of the disk itself, the next a copy of that. */
+	write_disk(vm, "first");
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(
+			vm_save(vm, file, &scratch, NULL, NULL, NULL, &err), 0);
+	assert_int_equal(vm_saved_open(file, &saved, &err), 0);
+	assert_int_equal(vm_saved_config(saved, &cfg, &err), 0);
+	/* Memory that is not there: nothing may be left. */
+	vm_config_set_memory(cfg, 32 << 20);
+	assert_int_equal(vm_restore(saved, cfg, &o, &a, &err), -EINVAL);
+	vm_config_set_memory(cfg, 16 << 20);
+	assert_int_equal(files_in(folder), n);
+	assert_int_equal(vm_config_add_device(cfg, "virtio-rng", &err), 0);
+	assert_int_equal(vm_restore(saved, cfg, &o, &a, &err), -EINVAL);
+	assert_int_equal(files_in(folder), n);
+	vm_config_destroy(cfg);
+	assert_int_equal(vm_saved_config(saved, &cfg, &err), 0);
+	assert_int_equal(vm_restore(saved, cfg, &o, &a, &err), 0);
+	disk_says(a, "first");
+	snprintf(path, sizeof(path), "%s", vm_config_disk_path(cfg, 0));
+	assert_memory_equal(path, folder, strlen(folder));
+	vm_destroy(a);
+	vm_config_destroy(cfg);
+	vm_saved_close(saved);
+	vm_destroy(vm);
+	drop_images(dir);
+	image_says(path, "first");
+	drop_images(folder);
+	snprintf(path, sizeof(path), "%s%s", folder, strrchr(disk, '/'));
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(rmdir(folder), 0);
 }
 
 /* -- what goes wrong while saving ----------------------------------------- */
@@ -644,6 +825,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_look),
 		cmocka_unit_test(test_disk),
 		cmocka_unit_test(test_frozen),
+		cmocka_unit_test(test_often),
+		cmocka_unit_test(test_small),
+		cmocka_unit_test(test_links),
 		cmocka_unit_test(test_save_fails),
 		cmocka_unit_test(test_full_disk),
 		cmocka_unit_test(test_killed),

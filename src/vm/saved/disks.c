@@ -4,9 +4,11 @@
  *
  * A machine that goes on after its save leaves its images as they are: it gets
  * a new image on top of each, and the old one belongs to the saved machine. A
- * restored machine does the same, so it can be restored again.
+ * restored machine does the same, so it can be restored again.  Where the image
+ * holds little, one of the two gets a copy of it instead: see layer.h.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "vm/draft.h"
 #include "vm/saved/saved.h"
 #include "vm/virtio.h"
 
@@ -61,6 +64,57 @@ void disks_discard(struct disk_overlays *o)
 		free(o->path[i]);
 		o->path[i] = NULL;
 	}
+	layer_links_undo(&o->links);
+}
+
+int disks_settle(const struct disk_overlays *o)
+{
+	for (unsigned i = 0; i < MAX_DISKS; i++) {
+		int fd, ret;
+
+		if (!o->path[i])
+			continue;
+		fd = open(o->path[i], O_WRONLY | O_CLOEXEC);
+		ret = fd < 0 || fsync(fd) ? -errno : 0;
+		if (fd >= 0)
+			close(fd);
+		if (!ret)
+			ret = draft_sync_folder(o->path[i]);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+void disks_keep(struct disk_overlays *o)
+{
+	for (unsigned i = 0; i < MAX_DISKS; i++) {
+		free(o->path[i]);
+		o->path[i] = NULL;
+	}
+	layer_links_keep(&o->links);
+}
+
+static int stack(const struct vm *vm, unsigned i, const char *path,
+		 struct husk_error *err)
+{
+	const struct block *b = vm->block[i];
+
+	return disk_create_overlay(path, vm->disk[i].path, b->ops->name,
+				   b->size, err);
+}
+
+static int copy(const char *from, const char *to)
+{
+	int fd = open(to, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = layer_copy(from, fd);
+	close(fd);
+	if (ret)
+		unlink(to);
+	return ret;
 }
 
 int disks_prepare(struct vm *vm, struct disk_overlays *o,
@@ -68,15 +122,16 @@ int disks_prepare(struct vm *vm, struct disk_overlays *o,
 {
 	for (unsigned i = 0; i < vm->nblocks; i++) {
 		const struct block *b = vm->block[i];
-		int ret;
+		int ret = 0;
 
 		if (b->readonly)
 			continue;
 		o->path[i] = overlay_path(vm->disk[i].path, NULL);
 		if (!o->path[i])
 			return error_errno(err, -ENOMEM, "disk %u", i);
-		ret = disk_create_overlay(o->path[i], vm->disk[i].path,
-					  b->ops->name, b->size, err);
+		o->copy[i] = layer_is_small(vm->disk[i].path, b->ops->name);
+		if (!o->copy[i])
+			ret = stack(vm, i, o->path[i], err);
 		if (ret)
 			return ret;
 	}
@@ -159,15 +214,38 @@ static int move_disk(struct vm *vm, unsigned i, const char *overlay,
 	return ret;
 }
 
+/* What goes wrong with a copy may go well with an image on top. */
+static int copy_disk(struct vm *vm, unsigned i, struct disk_overlays *o,
+		     struct husk_error *err)
+{
+	int ret = block_flush(vm->block[i]);
+
+	if (ret)
+		return error_errno(err, ret, "%s", vm->disk[i].path);
+	if (!copy(vm->disk[i].path, o->path[i]))
+		return 0;
+	o->copy[i] = false;
+	return stack(vm, i, o->path[i], err);
+}
+
 int disks_freeze(struct vm *vm, struct disk_overlays *o,
+		 struct saved_disk_fields *disk,
 		 const struct vm_save_options *options, struct husk_error *err)
 {
 	for (unsigned i = 0; i < vm->nblocks; i++) {
-		int ret;
+		int ret = 0;
 
 		if (!o->path[i])
 			continue;
-		ret = move_disk(vm, i, o->path[i], err);
+		if (o->copy[i])
+			ret = copy_disk(vm, i, o, err);
+		if (!ret && o->copy[i]) {
+			snprintf(disk[i].path, sizeof(disk[i].path), "%s",
+				 o->path[i]);
+			continue;
+		}
+		if (!ret)
+			ret = move_disk(vm, i, o->path[i], err);
 		if (ret)
 			return ret;
 		free(vm->disk[i].path);
@@ -196,6 +274,29 @@ static bool has_suffix(const char *path)
 		       !strcmp(dot, ".raw"));
 }
 
+/* One of its own, which needs nothing of other folders where that can be. */
+static int new_image(const struct saved_disk_fields *d, const char *folder,
+		     const char *path, struct layer_links *links,
+		     struct husk_error *err)
+{
+	const char *slash = strrchr(d->path, '/');
+	bool small = layer_is_small(d->path, d->format);
+	bool linked =
+		folder && layer_link(d->path, d->format, folder, !small, links);
+	char *base;
+	int ret;
+
+	if (small && (linked || !folder) && !copy(d->path, path))
+		return 0;
+	if (!linked || small)
+		return disk_create_overlay(path, d->path, d->format, 0, err);
+	if (asprintf(&base, "%s/%s", folder, slash ? slash + 1 : d->path) < 0)
+		return error_errno(err, -ENOMEM, "%s", path);
+	ret = disk_create_overlay(path, base, d->format, 0, err);
+	free(base);
+	return ret;
+}
+
 int disks_restore(const struct vm_saved *saved, struct vm_config *cfg,
 		  const char *folder, struct disk_overlays *o,
 		  struct husk_error *err)
@@ -210,8 +311,8 @@ int disks_restore(const struct vm_saved *saved, struct vm_config *cfg,
 					  has_suffix(d->path) ? folder : NULL);
 		if (!o->path[i])
 			return error_errno(err, -ENOMEM, "disk %u", i);
-		ret = disk_create_overlay(o->path[i], d->path, d->format, 0,
-					  err);
+		ret = new_image(d, has_suffix(d->path) ? folder : NULL,
+				o->path[i], &o->links, err);
 		if (!ret)
 			ret = vm_config_set_disk_path(cfg, i, o->path[i],
 						      "qcow2");

@@ -67,7 +67,7 @@ static pid_t split(struct forker *f, const struct vm_save_options *o, int keep,
 	ret = disks_flush(vm);
 	if (ret)
 		return error_errno(err, ret, "writing to the disks");
-	ret = disks_freeze(vm, &f->overlays, o, err);
+	ret = disks_freeze(vm, &f->overlays, f->sections.disk, o, err);
 	if (ret)
 		return ret;
 	ret = sections_collect(&f->sections);
@@ -156,6 +156,8 @@ pid_t vm_fork(struct vm *vm, const struct vm_save_options *options, int keep,
 		*result = (struct vm_save_result){ .stop_ns =
 							   loop_now() - began };
 	pthread_mutex_unlock(&vm->life);
+	if (pid > 0)
+		disks_keep(&f->overlays);
 	vm_saved_close(f->image);
 	disks_discard(&f->overlays);
 	sections_finish(&f->sections);

@@ -257,7 +257,7 @@ int vm_restore(const struct vm_saved *saved, struct vm_config *cfg,
 		.options = options ? options : &defaults,
 		.err = err,
 	};
-	struct disk_overlays overlays = { { NULL } };
+	struct disk_overlays overlays = { 0 };
 	int ret;
 
 	*vm = NULL;
@@ -283,8 +283,7 @@ int vm_restore(const struct vm_saved *saved, struct vm_config *cfg,
 		disks_unrestore(saved, cfg, &overlays);
 		return ret;
 	}
-	for (unsigned i = 0; i < MAX_DISKS; i++)
-		free(overlays.path[i]);
+	disks_keep(&overlays);
 	*vm = r.vm;
 	return 0;
 }

@@ -253,7 +253,7 @@ static int save(struct saver *s, const struct vm_save_options *o,
 	if (ret)
 		error_errno(err, ret, "writing to the disks");
 	if (!ret && !o->stop)
-		ret = disks_freeze(vm, &s->overlays, o, err);
+		ret = disks_freeze(vm, &s->overlays, s->sections.disk, o, err);
 	if (!ret)
 		ret = sections_collect(&s->sections);
 	s->ram.at = sections_end(&s->sections);
@@ -275,8 +275,12 @@ static int save(struct saver *s, const struct vm_save_options *o,
 		ret = write_while_paused(s, progress, opaque);
 		s->stop_ns = loop_now() - began;
 	}
+	if (!ret && !s->scratch)
+		ret = disks_settle(&s->overlays);
 	if (!ret)
 		ret = finish_file(s);
+	if (!ret)
+		disks_keep(&s->overlays);
 	if (ret && !was_paused && !resume)
 		resume_locked(vm, NULL);
 	if (ret && !(err && err->code))

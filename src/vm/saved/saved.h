@@ -12,6 +12,7 @@
 
 #include "husk/saved.h"
 #include "vm/machine.h"
+#include "vm/saved/layer.h"
 
 enum {
 	SAVED_VERSION = 1,
@@ -112,14 +113,20 @@ void sections_finish(struct sections *s);
 /* New images, as long as they are nobody's. */
 struct disk_overlays {
 	char *path[MAX_DISKS];
+	bool copy[MAX_DISKS]; /* for the saved machine, of what is on top */
+	struct layer_links links;
 };
 void disks_discard(struct disk_overlays *o);
+/* Copies are on the medium: 0 or -errno. */
+int disks_settle(const struct disk_overlays *o);
+void disks_keep(struct disk_overlays *o); /* they are somebody's now */
 int disks_flush(struct vm *vm);
-/* Before the pause: makes them. */
+/* Before the pause: makes them, without copies. */
 int disks_prepare(struct vm *vm, struct disk_overlays *o,
 		  struct husk_error *err);
-/* Paused: the machine's disks are these from now on. */
+/* Paused: the machine's disks are these from now on, or the copies disk's. */
 int disks_freeze(struct vm *vm, struct disk_overlays *o,
+		 struct saved_disk_fields *disk,
 		 const struct vm_save_options *options, struct husk_error *err);
 /* On top of frozen ones, in folder or, NULL, beside them. */
 int disks_restore(const struct vm_saved *saved, struct vm_config *cfg,
