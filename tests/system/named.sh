@@ -108,6 +108,8 @@ for m in many: m.connect(path)
 for m in many: m.close()
 assert ask('{"command": "status"}')["ok"]
 P
+type_in one 'grep vda /proc/partitions'
+wait_for data/husk/one/console.log ' 81920 vda'
 # shellcheck disable=SC2016 # for the guest's shell
 type_in one 'echo typed $((6 * 7)); reboot -f'
 wait_for data/husk/one/console.log 'typed 42'
