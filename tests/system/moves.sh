@@ -90,9 +90,9 @@ keep.jobs=$jobs husk.run=\"sh /run.sh\"" "$demo/vmlinuz" "$tmp/initrd" "$@" \
 everything=disk,tcp,link,vsock,fs,rng,hvc
 if [ "${4:-}" = kvm ]; then
 	engine=kvm
-	keep_it $everything,balloon jobs:rest pause:3 live:1 move:kvm back:kvm \
-		clone:kvm jobs:run pause:10 live:1 move:kvm back:kvm clone:kvm \
-		move:soft pause:3 beat:1 move:kvm packed:kvm pause:3 beat:1
+	keep_it $everything,balloon jobs:rest pause:3 live:1 move:kvm clone:kvm \
+		jobs:run pause:5 live:1 move:kvm clone:kvm move:soft beat:1 \
+		packed:kvm beat:1
 	exit
 fi
 if [ "${4:-}" != all ]; then
