@@ -401,14 +401,15 @@ static void pauses(struct guest *g, unsigned long n)
 	note_jobs(g, before);
 
 	for (unsigned long i = 0; i < n; i++) {
-		long long from;
+		long long before_it = ns_now(), from, to;
 
 		if (vm_pause(g->vm, &err))
 			die("pause", &err);
 		from = ns_now();
+		to = ns_now();
 		if (vm_resume(g->vm, &err))
 			die("resume", &err);
-		stood(g, ns_now() - from, 0);
+		stood(g, to - from, ns_now() - before_it - (to - from));
 		usleep((useconds_t)(i % 7) * 700);
 	}
 	printf("keep: paused %lu times\n", n);
@@ -420,7 +421,7 @@ static void idle(struct guest *g, unsigned long n)
 {
 	struct husk_error err = { 0 };
 	struct rusage a, b;
-	long long from;
+	long long before = ns_now(), from, to;
 	double used;
 
 	if (vm_pause(g->vm, &err))
@@ -437,9 +438,10 @@ static void idle(struct guest *g, unsigned long n)
 	/* Of a machine that runs it would be as much as has passed. */
 	if (used > (double)n / 1e3 / 10)
 		die("a paused machine runs", NULL);
+	to = ns_now();
 	if (vm_resume(g->vm, &err))
 		die("resume", &err);
-	stood(g, ns_now() - from, 0);
+	stood(g, to - from, ns_now() - before - (to - from));
 }
 
 static void lives(struct guest *g, unsigned long n)
@@ -452,7 +454,7 @@ static void lives(struct guest *g, unsigned long n)
 	for (unsigned long i = 0; i < n; i++) {
 		if (vm_save(g->vm, file, NULL, NULL, NULL, &r, &err))
 			die("save", &err);
-		stood(g, (long long)r.stop_ns, 0);
+		stood(g, 0, (long long)r.stop_ns);
 		printf("keep: saved %llu KiB, stopped for %llu us\n",
 		       (unsigned long long)r.bytes >> 10,
 		       (unsigned long long)r.stop_ns / 1000);
@@ -509,7 +511,7 @@ static void move(struct guest *g, const char *engine, unsigned long n,
 		if (vm_save(g->vm, file, &o, NULL, NULL, &r, &err))
 			die("save", &err);
 		if (!stop)
-			stood(g, (long long)r.stop_ns, 0);
+			stood(g, 0, (long long)r.stop_ns);
 		printf("keep: saved %llu KiB in %lld ms\n",
 		       (unsigned long long)r.bytes >> 10,
 		       ms(CLOCK_MONOTONIC) - t);
@@ -547,7 +549,7 @@ static void clone_it(struct guest *g, const char *engine)
 	if (vm_save(g->vm, file, NULL, NULL, NULL, &r, &err))
 		die("save", &err);
 	two.still_saved = g->still;
-	stood(g, (long long)r.stop_ns, 0);
+	stood(g, 0, (long long)r.stop_ns);
 	/* The sockets of its host are beside those of the first. */
 	snprintf(sockets, sizeof(sockets), "%s.clone",
 		 echo_path ? echo_path : file);
