@@ -28,6 +28,8 @@ enum {
 	HASH_SIZE = 1 << HASH_BITS,
 	FRONT_BITS = 15,
 	FRONT_SIZE = 1 << FRONT_BITS,
+	HEAT_BITS = 16,
+	HEAT_SIZE = 1 << HEAT_BITS,
 };
 
 /* Half of a line's address is enough: the rest is seen by the block's. */
@@ -41,6 +43,8 @@ struct block_cache {
 	size_t used;
 	unsigned nblocks, hash_bits;
 	uint64_t front_mask;
+	/* How hot blocks were that were dropped. */
+	uint8_t heat[HEAT_SIZE];
 	struct block *hash[HASH_SIZE];
 	struct front front[FRONT_SIZE];
 };
@@ -79,6 +83,26 @@ void cache_finish(struct cpu *c)
 	c->cache = NULL;
 }
 
+/* What was written anew starts cold: its page has another gen. */
+static uint8_t *heat_of(struct block_cache *k, const struct block *b)
+{
+	uint64_t h =
+		(b->gpa ^ (uint64_t)b->key << 40 ^ (uint64_t)b->gen[0] << 20) *
+		0x9e3779b97f4a7c15ull;
+
+	return &k->heat[h >> (64 - HEAT_BITS)];
+}
+
+/* So that code which does not run often enough for the arena gets hot, too. */
+static void keep_heat(struct block_cache *k)
+{
+	const struct block *b;
+
+	for (unsigned i = 0; i < 1u << k->hash_bits; i++)
+		for (b = k->hash[i]; b; b = b->next)
+			*heat_of(k, b) = (uint8_t)MIN(b->heat, 255u);
+}
+
 void cache_forget(struct cpu *c)
 {
 	struct block_cache *k = c->cache;
@@ -87,6 +111,7 @@ void cache_forget(struct cpu *c)
 	/* Tables that were never used are not touched. */
 	if (k->used == ARENA_START)
 		return;
+	keep_heat(k);
 	memset(k->hash, 0, sizeof(k->hash[0]) << k->hash_bits);
 	memset(k->front, 0, sizeof(k->front[0]) * (k->front_mask + 1));
 	k->used = ARENA_START;
@@ -160,7 +185,8 @@ static struct block *decode_block(struct cpu *c, uint64_t lin,
 	b->page[1] = NULL;
 	b->gen[0] = atomic_load(&p->page->gen);
 	b->n = 0;
-	b->heat = 0;
+	b->heat = *heat_of(k, b);
+	b->changed = false;
 	while (b->n < BLOCK_MAX_INSNS && off < 0x1000) {
 		struct insn *in = &b->in[b->n];
 		unsigned avail = MIN(15u, 0x1000 - off);
@@ -352,6 +378,7 @@ struct block *cache_find(struct cpu *c)
 			size_t used = k->used;
 
 			b = make_block(c, lin, &p);
+			b->changed = old;
 			/* Unless all was dropped on the way. */
 			b = replace(k, k->used > used ? old : NULL, b);
 		}

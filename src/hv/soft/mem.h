@@ -108,6 +108,7 @@ struct block {
 	struct block *next;
 	uint16_t n;
 	uint16_t heat; /* how often the translator has passed it by */
+	bool changed;  /* there was other code before */
 	/* Each has a line of the cache for itself. */
 	struct insn in[] __attribute__((aligned(64)));
 };

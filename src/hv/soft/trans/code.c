@@ -20,7 +20,11 @@
 #include "hv/soft/x86/fpu.h"
 #include "hv/soft/x86/lapic.h"
 
-enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80 };
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80, LARGE = 2 << 20 };
 
 static void *trans_site(struct cpu *c);
 
@@ -37,6 +41,27 @@ static void *reserve(size_t n)
 	return p;
 }
 
+/* A mapping of the whole of fd that large pages fit. */
+static void *map_code(int fd, int prot)
+{
+	uint8_t *p = mmap(NULL, CODE_SIZE + LARGE, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *at;
+
+	if (p == MAP_FAILED)
+		return p;
+	at = (uint8_t *)ALIGN_UP((uintptr_t)p, LARGE);
+	if (mmap(at, CODE_SIZE, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+		 fd, 0) == MAP_FAILED) {
+		munmap(p, CODE_SIZE + LARGE);
+		return MAP_FAILED;
+	}
+	if (at > p)
+		munmap(p, (size_t)(at - p));
+	munmap(at + CODE_SIZE, LARGE - (size_t)(at - p));
+	return at;
+}
+
 static int code_memory(struct trans *t)
 {
 	int fd = memfd_create("husk-code", MFD_CLOEXEC), ret = 0;
@@ -49,9 +74,8 @@ static int code_memory(struct trans *t)
 		close(fd);
 		return ret;
 	}
-	rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE,
-		  MAP_SHARED | MAP_NORESERVE, fd, 0);
-	rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	rw = map_code(fd, PROT_READ | PROT_WRITE);
+	rx = map_code(fd, PROT_READ | PROT_EXEC);
 	ret = -errno;
 	close(fd);
 	if (rw == MAP_FAILED || rx == MAP_FAILED) {
@@ -67,6 +91,20 @@ static int code_memory(struct trans *t)
 	t->rw = rw;
 	t->to_rx = (uint8_t *)rx - t->rw;
 	return 0;
+}
+
+/*
+ * Much code runs in any order: with small pages it waits for the host's page
+ * tables.  What is full, and so takes no more memory, becomes a large page, if
+ * the host can do that.
+ */
+static void enlarge(struct trans *t, struct area *a)
+{
+	while (a->used - a->large >= LARGE) {
+		if (madvise(a->large + t->to_rx, LARGE, MADV_COLLAPSE) == 0)
+			madvise(a->large, LARGE, MADV_COLLAPSE);
+		a->large += LARGE;
+	}
 }
 
 /* -- thunks --------------------------------------------------------------- */
@@ -339,6 +377,10 @@ static void emit_thunks(struct trans *t)
 	t->copies.near.start = t->rw + NEAR_ORIGINALS;
 	t->far.start = t->far.used = t->rw + NEAR_SIZE;
 	t->copies.far.start = t->far.start + FAR_ORIGINALS;
+	t->near.large = t->rw;
+	t->far.large = t->far.start;
+	t->copies.near.large = t->copies.near.start;
+	t->copies.far.large = t->copies.far.start;
 	t->near.end = t->copies.near.start;
 	t->copies.near.end = t->far.start;
 	t->far.end = t->copies.far.start;
@@ -716,6 +758,8 @@ static struct tblock *translate(struct trans *t, uint64_t lin,
 
 	if (!room(t))
 		forget_all(t);
+	enlarge(t, &t->near);
+	enlarge(t, &t->far);
 	for (;;) {
 		bool ready;
 
@@ -790,15 +834,23 @@ static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
 	return NULL;
 }
 
+/* Code that has been changed may be changed again. */
+static unsigned hot(const struct trans *t, const struct block *b)
+{
+	return b->changed ? t->hot * CHANGED : t->hot;
+}
+
 /*
  * Has the code run often enough?  What was hot once, under another mode or
  * before it changed, may not be so again.
  */
 static bool is_hot(struct trans *t, struct block *cold)
 {
-	if (++cold->heat != t->hot && cold->heat < t->hot * 3 / 2)
+	unsigned enough = hot(t, cold);
+
+	if (++cold->heat != enough && cold->heat < enough * 3 / 2)
 		return false;
-	cold->heat = (uint16_t)t->hot;
+	cold->heat = (uint16_t)enough;
 	return true;
 }
 
@@ -824,7 +876,7 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	if (t->hot) {
 		cold = cache_find(c);
 		/* Decoded anew, it may have been translated before. */
-		if (cold->heat && cold->heat < t->hot - 1) {
+		if (cold->heat && cold->heat < hot(t, cold) - 1) {
 			cold->heat++;
 			t->cold = cold;
 			return NULL;
@@ -834,6 +886,8 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 	if (b) {
 		if (!copy_room(t, b))
 			forget_copies(t);
+		enlarge(t, &t->copies.near);
+		enlarge(t, &t->copies.far);
 		b = trans_copy(t, b, lin);
 		enlist(t, b);
 		return b;
@@ -851,7 +905,7 @@ static struct block *known_cold(const struct trans *t)
 {
 	struct block *b = t->hot ? cache_known(t->c) : NULL;
 
-	return b && b->heat && b->heat < t->hot - 1 ? b : NULL;
+	return b && b->heat && b->heat < hot(t, b) - 1 ? b : NULL;
 }
 
 static void flags_in(struct cpu *c)
@@ -943,8 +997,11 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	/* Everything was dropped: the jump is no more. */
 	if (flushes != c->stats.code_flushes)
 		patch = NULL;
-	t->itab_used[c->mmu] = true;
-	itab_put(c, it, lin, b->checked + t->to_rx);
+	/* Who comes by a jump of his own does so from now on. */
+	if (!chain) {
+		t->itab_used[c->mmu] = true;
+		itab_put(c, it, lin, b->checked + t->to_rx);
+	}
 	if (patch)
 		e_aim(patch, checked ? b->checked : b->entry);
 	flags_in(c);

@@ -132,7 +132,8 @@ enum {
 	PAGE_HASH_BITS = 14,
 	PAGE_HASH = 1 << PAGE_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
-	HOT = 24	  /* runs in the interpreter before translation */
+	HOT = 4,	  /* runs in the interpreter before translation */
+	CHANGED = 6	  /* times as many of code that was changed */
 };
 
 /*
@@ -141,6 +142,7 @@ enum {
  */
 struct area {
 	uint8_t *start, *used, *end; /* start: behind what a flush keeps */
+	uint8_t *large; /* up to there pages are large, or cannot */
 };
 
 /* The tables that translated code has filled when they lack an entry. */
