@@ -28,7 +28,7 @@ static const char *const mode_names[] = { "user64", "kernel64", "code32" };
 /* In the page of the code: what goes on behind a form. */
 enum { AT = 0x100, DEAD = 0xe00, LIVE = 0xe40 };
 /* mov gs:[site], imm32; jmp */
-enum { STUB = 17 };
+enum { STUB = 10 };
 
 extern const uint8_t golden_forms[];
 
@@ -182,8 +182,7 @@ static unsigned say_insn(struct text *t, const struct span *body,
 		say_field(t, (uint32_t)i.raw.disp.value);
 		at = i.raw.disp.offset + 4u;
 	}
-	site = at &&
-	       (uint32_t)i.raw.disp.value == offsetof(struct cpu, tr.site);
+	site = i.mnemonic == ZYDIS_MNEMONIC_PUSH;
 	if (i.raw.imm[0].size >= 32) {
 		uint64_t v = i.raw.imm[0].value.u;
 		const uint8_t *to = p + i.length + i.raw.imm[0].value.s;
@@ -288,7 +287,7 @@ static struct tblock *translate(struct cpu *c, uint64_t lin)
 	if (code_at(c, lin, &p)) {
 		code_claim(c, &p);
 		pthread_mutex_lock(&c->vm->code);
-		tb = trans_block(c->trans, lin, &p, NULL);
+		tb = trans_block(c->trans, lin, trans_key(c), &p, NULL);
 		pthread_mutex_unlock(&c->vm->code);
 	}
 	cpu_park(c);

@@ -520,7 +520,8 @@ struct cpu {
 		uint64_t resume, target, temp;
 		uint64_t group[16]; /* trans/group.c */
 		uint64_t lent[2];   /* host registers: trans/insn.c */
-		uint32_t site, host_mxcsr;
+		uint64_t site;
+		uint32_t host_mxcsr;
 		uint32_t itab_key[MMU_COUNT]; /* trans_key() of itab's code */
 		uint16_t flags;		      /* AH of LAHF, and OF in bit 0 */
 		uint8_t vector[64] __attribute__((aligned(32)));

@@ -297,7 +297,7 @@ static void liveness(struct tctx *x, uint16_t live)
 static void stub_site(struct tctx *x, unsigned site)
 {
 	reloc_add(x, RELOC_STUB, x->e.p);
-	e_gs_imm(&x->e, GS(tr.site), site);
+	e_push(&x->e, site);
 	e_jmp_to(&x->e, x->t->site[site].type == SITE_INDIRECT
 				? x->t->thunk_indirect
 				: x->t->thunk_site);
@@ -326,7 +326,8 @@ static void chain(struct tctx *x, uint8_t *at, uint64_t target)
 /* Go to target, when cc >= 0 on that condition. */
 void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 {
-	bool again = target == x->tb->lin && x->mmu == x->tb->key >> 24;
+	bool again = target == x->tb->lin && !x->alone &&
+		     x->mmu == key_mmu(x->tb->key);
 	bool save = live && x->fl_host && !x->fl_mem;
 	uint8_t *at;
 
@@ -480,34 +481,24 @@ static bool is_punt(const struct tctx *x, const struct tinsn *ti)
 }
 
 /*
- * Where an instruction goes on that went to C.  Once a group is open that is
- * the second version, which checks each access.
+ * Where an instruction goes on that went to C.  Once a group is open its rest
+ * is looked up: the host's address may not be used any more.
  */
 static void set_resume(struct tctx *x, const struct tinsn *ti)
 {
-	if (!x->fast || is_punt(x, ti) || !x->slow_from)
+	if (is_punt(x, ti) || !x->grouped)
 		x->t->site[ti->site].resume = trans_place(x->t, x->e.p);
 }
 
-static void emit_version(struct tctx *x, unsigned from, bool goes_on)
+static void emit_body(struct tctx *x, bool goes_on)
 {
 	const struct tinsn *last = &x->ti[x->n - 1];
 	bool ends = false;
 
-	for (unsigned n = from; n < x->n && !ends; n++) {
+	for (unsigned n = 0; n < x->n && !ends; n++) {
 		struct tinsn *ti = &x->ti[n];
 		bool ender = is_ender(x, ti);
 
-		if (x->fast) {
-			ti->start_host = x->fl_host;
-			ti->start_mem = x->fl_mem;
-			ti->start_mmu = (uint8_t)x->mmu;
-		} else {
-			ti->alone = x->e.p;
-			ti->alone_host = x->fl_host;
-			if (ti->site >= 0 && is_punt(x, ti))
-				ti->site = -1;
-		}
 		x->keeps = false;
 		group_ahead(x, ti);
 		if (ender && plain_branch(&ti->d.i) &&
@@ -533,19 +524,6 @@ static void emit_version(struct tctx *x, unsigned from, bool goes_on)
 			  goes_on ? last->live_out : FL_ARITH, -1);
 }
 
-/* From the check of a group that failed to the second version. */
-static void emit_misses(struct tctx *x)
-{
-	for (unsigned n = 0; n < x->nmiss; n++) {
-		const struct tinsn *ti = x->miss[n].ti;
-
-		aim(x, x->miss[n].at, x->e.p);
-		if (ti->live_in && ti->alone_host)
-			flags_restore(x);
-		e_jmp_to(&x->e, ti->alone);
-	}
-}
-
 /* Write on in the other area. */
 static void change_area(struct tctx *x)
 {
@@ -553,27 +531,6 @@ static void change_area(struct tctx *x)
 
 	x->e = x->other;
 	x->other = e;
-}
-
-/* Ends in the far area. */
-static void emit_body(struct tctx *x, bool goes_on)
-{
-	const struct tinsn *from;
-
-	group_plan(x);
-	x->held = -1;
-	x->fast = true;
-	emit_version(x, 0, goes_on);
-	x->fast = false;
-	change_area(x);
-	if (!x->slow_from)
-		return;
-	from = x->slow_from;
-	x->fl_host = from->start_host;
-	x->fl_mem = from->start_mem;
-	ctx_mmu(x, from->start_mmu);
-	emit_version(x, (unsigned)(from - x->ti), goes_on);
-	emit_misses(x);
 }
 
 /* Unless the byte at loaded says that they are there. */
@@ -642,7 +599,7 @@ static void stub_miss(struct tctx *x, const struct cold *miss)
 	uint8_t *at;
 
 	reloc_add(x, RELOC_STUB, e->p);
-	e_gs_imm(e, GS(tr.site), miss->site);
+	e_push(e, miss->site);
 	at = e_call(e);
 	e4(e, 0);
 	if (e->full)
@@ -657,7 +614,7 @@ static void emit_stubs(struct tctx *x)
 		const struct cold *cold = &x->cold[n];
 		struct site *s = &x->t->site[cold->site];
 
-		if (s->type == SITE_CHAIN)
+		if (s->type == SITE_CHAIN || s->type == SITE_ALONE)
 			s->resume = trans_place(x->t, x->e.p);
 		aim(x, cold->at, x->e.p);
 		if (cold->retry)
@@ -667,17 +624,15 @@ static void emit_stubs(struct tctx *x)
 	}
 }
 
-struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
-			   struct code_page *second)
+struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
+			   struct code_page *p, struct code_page *second)
 {
 	struct tctx x = { .t = t, .c = t->c, .ti = t->scratch };
 	struct tblock *tb = &t->block[t->nblocks];
 	uint16_t live;
 	bool goes_on;
 
-	*tb = (struct tblock){ .lin = lin,
-			       .gpa = p->gpa,
-			       .key = trans_key(t->c) };
+	*tb = (struct tblock){ .lin = lin, .gpa = p->gpa, .key = key };
 	tb->link[0] = (struct tlink){ .block = tb, .page = p->page };
 	if (second)
 		tb->link[1] =
@@ -687,6 +642,7 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	x.word = x.wide ? 8 : 4;
 	x.first = p;
 	x.second = second;
+	x.alone = key & KEY_ALONE;
 	ctx_mmu(&x, t->c->mmu);
 	x.e = (struct emit){ .p = (uint8_t *)ALIGN_UP((uintptr_t)t->near.used,
 						      16),
@@ -711,7 +667,11 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
 	liveness(&x, live);
 	x.fl_mem = true;
 	emit_head(&x);
+	x.held = -1;
+	if (!x.alone)
+		group_plan(&x);
 	emit_body(&x, goes_on);
+	change_area(&x);
 	emit_leaves(&x);
 	emit_stubs(&x);
 	if (x.e.full || x.other.full) {

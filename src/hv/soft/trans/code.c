@@ -242,12 +242,30 @@ static void drop_copies(struct trans *t)
 	t->copies.nblocks = MAX_TBLOCKS;
 }
 
+/* A stub has pushed the number of its site. */
+static void emit_pop_site(struct emit *e)
+{
+	E(e, 0x65, 0x8f, 0x04, 0x25); /* pop qword gs:[site] */
+	e4(e, GS(tr.site));
+}
+
+/* Where all sites come together: falls through to what turns to C. */
+static void emit_thunk_site(struct trans *t, struct emit *e)
+{
+	uint8_t *over = e_jmp(e);
+
+	t->thunk_site = e->p;
+	emit_pop_site(e);
+	e_aim(over, e->p);
+}
+
 /* T0 is a target that is not in entry T1 of the table: try its neighbour. */
 static void emit_indirect_thunk(struct trans *t, struct emit *e)
 {
 	uint8_t *miss;
 
 	t->thunk_indirect = e->p;
+	emit_pop_site(e);
 	e_gs_store(e, T0, GS(tr.target));
 	/* movzx eax, byte gs:[mmu]; imul eax, eax, size of a table */
 	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25);
@@ -262,6 +280,7 @@ static void emit_indirect_thunk(struct trans *t, struct emit *e)
 	E(e, 0x65, 0x41, 0xff, 0xa7); /* jmp gs:[r15 + ...] */
 	e4(e, GS(itab[0][0].code));
 	e_aim(miss, e->p);
+	emit_thunk_site(t, e);
 }
 
 /* What C code may change of the registers that hold the guest's. */
@@ -293,6 +312,7 @@ static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn)
 
 	for (unsigned i = 0; i < n; i++)
 		push(e, clobbered[i]);
+	push(e, T0);
 	push(e, T0); /* now the stack is aligned */
 	e_gs_load(e, H_RDI, GS(tr.self));
 	e_mov(e, H_RSI, T0);
@@ -301,13 +321,14 @@ static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn)
 	E(e, 0xff, 0xd0);	      /* call rax */
 	E(e, 0x44, 0x0f, 0xb6, 0xf8); /* movzx r15d, al */
 	pop(e, T0);
+	pop(e, T0);
 	while (n--)
 		pop(e, clobbered[n]);
 	E(e, 0x45, 0x85, 0xff); /* test r15d, r15d */
 	pop(e, T1);
 	none = e_jcc(e, CC_E);
-	push(e, T0);
-	E(e, 0x49, 0x63, 0x07); /* movsxd rax, dword [r15] */
+	E(e, 0x48, 0x89, 0x04, 0x24); /* mov [rsp], rax: over the site */
+	E(e, 0x49, 0x63, 0x07);	      /* movsxd rax, dword [r15] */
 	e_op_mem(e, 0x8d, T1, T1, T0, 0, 4);
 	pop(e, T0);
 	E(e, 0x41, 0xff, 0xe7); /* jmp r15 */
@@ -350,7 +371,6 @@ static void emit_thunks(struct trans *t)
 	e4(e, GS(tr.resume));
 
 	emit_indirect_thunk(t, e);
-	t->thunk_site = e->p;
 	store_registers(e);
 	emit_fpu_store(e);
 	e_gs_load(e, H_RDI, GS(tr.self));
@@ -587,7 +607,8 @@ static void aim_back(const struct trans *t, uint8_t *at, const uint8_t *to)
 static void forget_copies(struct trans *t)
 {
 	for (unsigned n = 0; n < t->nsites; n++)
-		if (t->site[n].type == SITE_CHAIN)
+		if (t->site[n].type == SITE_CHAIN ||
+		    t->site[n].type == SITE_ALONE)
 			aim_back(t, trans_at(t, t->site[n].patch),
 				 trans_at(t, t->site[n].resume));
 	for (unsigned n = 0; n < t->nblocks; n++)
@@ -749,7 +770,7 @@ static bool claimed(const struct code_page *p)
 }
 
 /* NULL: there is no memory behind the page.  Faults. */
-static struct tblock *translate(struct trans *t, uint64_t lin,
+static struct tblock *translate(struct trans *t, uint64_t lin, uint32_t key,
 				struct code_page *p)
 {
 	struct code_page next, *second = NULL;
@@ -769,7 +790,7 @@ static struct tblock *translate(struct trans *t, uint64_t lin,
 		pthread_mutex_lock(&c->vm->code);
 		ready = claimed(p) && claimed(second);
 		if (ready)
-			b = trans_block(t, lin, p, second);
+			b = trans_block(t, lin, key, p, second);
 		if (b) {
 			enlist(t, b);
 			enlist_original(t, b);
@@ -855,13 +876,12 @@ static bool is_hot(struct trans *t, struct block *cold)
 }
 
 /* The block at rip, translated when it is hot; NULL: interpret.  Faults. */
-static struct tblock *find(struct trans *t, uint64_t lin)
+static struct tblock *find(struct trans *t, uint64_t lin, uint32_t key)
 {
 	struct cpu *c = t->c;
 	struct block *cold = NULL;
 	struct code_page p;
 	struct tblock *b;
-	uint32_t key = trans_key(c);
 
 	t->cold = NULL;
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
@@ -896,7 +916,7 @@ static struct tblock *find(struct trans *t, uint64_t lin)
 		t->cold = cold;
 		return NULL;
 	}
-	b = translate(t, lin, &p);
+	b = translate(t, lin, key, &p);
 	return b && b->entry ? b : NULL;
 }
 
@@ -987,7 +1007,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 		return (uint8_t *)(uintptr_t)it->code - t->to_rx;
 	}
 	flushes = c->stats.code_flushes;
-	b = find(t, lin);
+	b = find(t, lin, key);
 	t->found = b;
 	if (!b) {
 		/* Or a dead block there would be come back to for ever. */
@@ -1008,6 +1028,30 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	return b->entry;
 }
 
+/* As next(), for the block without groups; never in the table. */
+static uint8_t *alone(struct trans *t, uint8_t *patch)
+{
+	uint64_t flushes = t->c->stats.code_flushes;
+	struct cpu *c = t->c;
+	uint32_t key = trans_key(c);
+	struct tblock *b;
+
+	if (loop_wanted(c) || !trans_mode(c) ||
+	    atomic_load_explicit(&c->nstale, memory_order_relaxed))
+		return NULL;
+	itab_for(c, key);
+	b = find(t, c->rip, key | KEY_ALONE);
+	if (!b) {
+		/* The block with groups would come here again. */
+		c->tr.interpret = true;
+		return NULL;
+	}
+	if (patch && flushes == c->stats.code_flushes)
+		e_aim(patch, b->entry);
+	flags_in(c);
+	return b->entry;
+}
+
 /*
  * A block sends us to look its address up.  When it was killed, the jumps to
  * it are still aimed there: send them on to what took its place.
@@ -1018,6 +1062,8 @@ static uint8_t *again(struct trans *t, const struct site *s)
 	struct tblock *old = &t->block[s->of], *b;
 	uint8_t *to;
 
+	if (old->key & KEY_ALONE)
+		return alone(t, old->dead ? old->entry + 1 : NULL);
 	t->found = NULL;
 	to = next(t, NULL, true);
 	b = t->found;
@@ -1110,6 +1156,7 @@ static void *trans_site(struct cpu *c)
 		c->rip = c->tr.target;
 		to = next(t, NULL, false);
 		break;
+	case SITE_ALONE: to = alone(t, trans_at(t, s->patch)); break;
 	case SITE_VEC:
 	case SITE_X87:
 		if (s->type == SITE_VEC)

@@ -87,7 +87,7 @@ static void copy_site(struct trans *t, struct tblock *b,
 	s->resume = trans_place(t, moved(t, trans_at(t, s->resume), m));
 	s->patch = trans_place(t, moved(t, trans_at(t, s->patch), m));
 	/* The original's may be aimed at a block by now. */
-	if (s->type == SITE_CHAIN)
+	if (s->type == SITE_CHAIN || s->type == SITE_ALONE)
 		e_aim(trans_at(t, s->patch), trans_at(t, s->resume));
 }
 

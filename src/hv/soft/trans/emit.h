@@ -273,6 +273,12 @@ static inline void e_imm(struct emit *e, unsigned reg, uint64_t v)
 	}
 }
 
+static inline void e_push(struct emit *e, uint32_t imm)
+{
+	e1(e, 0x68);
+	e4(e, imm);
+}
+
 /* jmp/call/jcc rel32: where the distance is written is the result */
 static inline uint8_t *e_jmp(struct emit *e)
 {

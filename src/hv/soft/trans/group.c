@@ -9,9 +9,10 @@
  * the host's address in c->tr.group[]; the others need a load of that and no
  * check, and leave the flags alone.
  *
- * The check never fills a TLB entry, faults or sets a D bit: when it fails,
- * and after anything on the way that went to the interpreter, the rest of the
- * block runs in a second version, in which every access is checked alone.
+ * The check never faults or sets a bit in a page table.  When it fails, the
+ * rest runs in another block, in which every access is checked alone and which
+ * is translated when that happens often enough.  After anything on the way
+ * that went to the interpreter, the rest is looked up, too.
  */
 #include "hv/soft/trans/trans.h"
 
@@ -306,8 +307,22 @@ void group_close(struct tctx *x)
 
 bool group_serves(const struct tctx *x, const struct tinsn *ti)
 {
-	return x->fast && ti->group >= 0 &&
+	return !x->alone && ti->group >= 0 &&
 	       (x->group[ti->group].n > 1 || x->group[ti->group].open);
+}
+
+/* Go on without groups; retry: when the TLB still lacks the page. */
+static void leave(struct tctx *x, const struct tinsn *ti, uint8_t *at,
+		  uint8_t *retry, bool write)
+{
+	unsigned site = trans_new_site(x->t, SITE_ALONE, ti->rip);
+
+	x->t->site[site].patch = trans_place(x->t, at);
+	x->cold[x->ncold++] =
+		(struct cold){ .at = at,
+			       .site = site,
+			       .retry = retry,
+			       .table = (uint8_t)miss_table(x->mmu, write) };
 }
 
 /* T0 = the group's lowest address -> T1 = the host's, kept. */
@@ -315,20 +330,19 @@ static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
 {
 	unsigned span = (unsigned)(g->hi - g->lo);
 	struct emit *e = &x->e;
+	uint8_t *from = e->p;
 	uint32_t host = emit_probe(x, g->write);
 
-	x->miss[x->nmiss++] = (struct miss){ emit_unless_room(x, span), ti };
+	leave(x, ti, emit_unless_room(x, span), from, g->write);
 	if (g->align) {
 		E(e, 0xa8, 0x0f); /* test al, 15 */
-		x->miss[x->nmiss++] = (struct miss){ e_jcc(e, CC_NE), ti };
+		leave(x, ti, e_jcc(e, CC_NE), NULL, false);
 	}
 	e_gs_base(e, 0x8b, T1, T1, host);
 	e_op_mem(e, 0x8d, T1, T0, T1, 0, 0);
 	e_gs_store(e, T1, GS(tr.group) + 8 * (uint32_t)(g - x->group));
-	g->open = true;
+	g->open = x->grouped = true;
 	x->held = (int)(g - x->group);
-	if (!x->slow_from)
-		x->slow_from = ti;
 }
 
 /* The operand is at [T1 + result]; T0 is free. */
@@ -457,7 +471,7 @@ void group_ahead(struct tctx *x, struct tinsn *ti)
 {
 	struct tinsn *end = x->ti + x->n, *last = ti;
 
-	if (!x->fast || !ti->writes || !ti->live_out ||
+	if (x->alone || !ti->writes || !ti->live_out ||
 	    (ti->live_in && x->fl_host && !x->fl_mem))
 		return;
 	for (struct tinsn *to = ti + 1; to < end && to->live_in; to++)
@@ -465,6 +479,6 @@ void group_ahead(struct tctx *x, struct tinsn *ti)
 			last = to;
 	for (struct tinsn *to = ti + 1; to <= last; to++)
 		if (to->group >= 0 && !x->group[to->group].open &&
-		    x->nmiss + 2 * TRANS_INSNS < MAX_MISS)
+		    x->ncold + 2 + 9 * (unsigned)(end - ti) < MAX_COLD)
 			open_ahead(x, ti, to);
 }

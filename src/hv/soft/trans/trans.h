@@ -49,6 +49,7 @@ enum site_type {
 	SITE_CHAIN,    /* go to rip; patch may be aimed there */
 	SITE_HERE,     /* go to rip, through the loop if it has to look */
 	SITE_INDIRECT, /* go to c->tr.target; in is the branch, at rip */
+	SITE_ALONE,    /* go to rip's code without groups; patch as above */
 	SITE_VEC,      /* the block at rip wants the vector registers */
 	SITE_X87       /* ... or those of the x87 */
 };
@@ -59,7 +60,7 @@ struct site {
 	 * SITE_HERE: its block in t->block */
 	uint32_t of;
 	/* Places in code memory: see trans_place(), 0: none. */
-	uint32_t resume; /* SITE_CHAIN: its stub */
+	uint32_t resume; /* SITE_CHAIN, SITE_ALONE: its stub */
 	uint32_t patch;	 /* rel32 */
 	uint32_t type : 3;
 	uint32_t known : 1;   /* SITE_INSN: of is in t->insn */
@@ -211,7 +212,7 @@ static inline uint8_t *trans_at(const struct trans *t, uint32_t place)
 
 /* -- copy.c --------------------------------------------------------------- */
 
-enum { STUB_SITE = 8, STUB_JUMP = 13 }; /* in what stub_site() writes */
+enum { STUB_SITE = 1, STUB_JUMP = 6 }; /* in what stub_site() writes */
 
 /* Can a block from there serve lin too? */
 bool trans_copies(const struct tblock *from, uint64_t lin);
@@ -222,11 +223,11 @@ struct tblock *trans_copy(struct trans *t, const struct tblock *from,
 /* -- block.c -------------------------------------------------------------- */
 
 /*
- * Translate the block at lin.  NULL: its first instruction runs into the next
+ * Translate the block at lin for trans_key(), or with KEY_ALONE.  NULL: its first instruction runs into the next
  * page, which is needed then.  Its entry is NULL when it has no host code.
  */
-struct tblock *trans_block(struct trans *t, uint64_t lin, struct code_page *p,
-			   struct code_page *second);
+struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
+			   struct code_page *p, struct code_page *second);
 
 /* -- shared by the emitters of one block ---------------------------------- */
 
@@ -241,11 +242,6 @@ struct tinsn {
 	int site;     /* -1: none yet */
 	int8_t group; /* group.c: its access belongs to, -1: none */
 	int32_t off;  /* from what the group's addresses have in common */
-	/* When the second version comes here: where, and its flags then. */
-	uint8_t *alone;
-	bool alone_host;
-	bool start_host, start_mem; /* the first version's, and its mode */
-	uint8_t start_mmu;
 };
 
 /* Accesses that one check of the TLB serves (group.c). */
@@ -253,11 +249,6 @@ struct group {
 	int32_t lo, hi, aligned; /* bytes, as tinsn.off */
 	unsigned n;
 	bool write, align, open;
-};
-
-struct miss {
-	uint8_t *at; /* rel32: the check of a group failed */
-	struct tinsn *ti;
 };
 
 enum { MAX_GROUPS = 16 };
@@ -270,7 +261,7 @@ struct cold {
 	uint8_t table;
 };
 
-enum { MAX_COLD = TRANS_INSNS * 10, MAX_MISS = TRANS_INSNS * 4 };
+enum { MAX_COLD = TRANS_INSNS * 10 };
 enum { MAX_BLOCK_RELOCS = 4 * MAX_COLD };
 
 /* A conditional exit that saves the flags when it is taken. */
@@ -279,7 +270,7 @@ struct leave {
 	uint64_t target;
 };
 
-enum { MAX_LEAVE = TRANS_INSNS * 2 };
+enum { MAX_LEAVE = TRANS_INSNS };
 
 struct tctx {
 	struct trans *t;
@@ -302,13 +293,12 @@ struct tctx {
 	uint8_t word; /* bytes of an address on the stack */
 	/* group.c */
 	struct group group[MAX_GROUPS];
-	struct miss miss[MAX_MISS];
-	unsigned ngroups, nmiss;
-	bool fast;		 /* the first version */
-	struct tinsn *slow_from; /* where it opened a group first, or NULL */
-	int held;		 /* the group whose address T1 holds, or -1 */
-	bool keeps;		 /* ... as the instruction has left it */
-	int32_t lower;		 /* for emit_lea(): added to the displacement */
+	unsigned ngroups;
+	bool alone;    /* without groups */
+	bool grouped;  /* a group has been opened */
+	int held;      /* the group whose address T1 holds, or -1 */
+	bool keeps;    /* ... as the instruction has left it */
+	int32_t lower; /* for emit_lea(): added to the displacement */
 };
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
@@ -414,6 +404,14 @@ static inline bool trans_mode(const struct cpu *c)
 	return (c->mode == MODE_C32 || c->mode == MODE_P32) && c->flat &&
 	       c->seg[SEG_SS].access & SEG_A_DB && !cs->base &&
 	       cs->limit == 0xffffffff;
+}
+
+/* In a block's key: every access checks the TLB for itself (group.c). */
+#define KEY_ALONE 0x80000000u
+
+static inline unsigned key_mmu(uint32_t key)
+{
+	return key >> 24 & 3;
 }
 
 /* All that translation depends on. */

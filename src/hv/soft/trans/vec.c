@@ -90,8 +90,8 @@ static void lane_address(struct tctx *x, const struct gather *g, unsigned n)
 
 static bool emit_gather(struct tctx *x, struct tinsn *ti)
 {
-	/* Places for what follows, in the second version too. */
-	unsigned left = x->n - (unsigned)(ti - x->ti) + (x->fast ? x->n : 0);
+	/* Places for what follows. */
+	unsigned left = x->n - (unsigned)(ti - x->ti);
 	struct emit *e = &x->e;
 	struct gather g;
 	unsigned size;
