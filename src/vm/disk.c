@@ -101,6 +101,23 @@ static const char *short_name(const char *path, const char *base)
 								      : base;
 }
 
+/* Of an image by itself: what it stands on is opened by who uses it. */
+static int find_size(const char *path, const char *format, uint64_t *size,
+		     struct husk_error *err)
+{
+	struct block_config cfg = { .path = path,
+				    .format = format,
+				    .readonly = true,
+				    .no_base = true };
+	struct block *b = block_open_config(&cfg, err);
+
+	if (!b)
+		return err && err->code ? err->code : -EIO;
+	*size = b->size;
+	block_close(b);
+	return 0;
+}
+
 int disk_create_overlay(const char *path, const char *base,
 			const char *base_format, uint64_t size,
 			struct husk_error *err)
@@ -112,11 +129,13 @@ int disk_create_overlay(const char *path, const char *base,
 		.base_format = base_format,
 	};
 	struct draft d;
-	int ret;
+	int ret = 0;
 
-	/* Without a look at the base, which its machine has locked. */
+	/* Else without a look at the base, which its machine has locked. */
 	if (!size)
-		return vm_disk_create(path, &c, err);
+		ret = find_size(base, base_format, &c.size, err);
+	if (ret)
+		return ret;
 	ret = draft_begin(&d, path, false, err);
 	if (!ret)
 		ret = write_new(&d, &block_qcow2, &c, err);
