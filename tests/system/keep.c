@@ -21,6 +21,7 @@
  *   back:E     save while it runs, let it go on, end it and restore what was
  *              saved on engine E
  *   clone:E    save while it runs, and restore it beside itself on engine E
+ *   fork:E     the same by vm_fork(), in a process of its own
  *   balloon:M  the guest gives M MiB away by its balloon and takes them again,
  *              and what it frees by itself comes back as before
  *   drift:MS   the guest's wall clock is behind by no more than MS, but for
@@ -40,6 +41,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -463,17 +465,18 @@ static void lives(struct guest *g, unsigned long n)
 	expect_whole(g, before, NULL, "live save");
 }
 
-/* vsock: where its sockets are now; NULL: where they were. */
-static void restore(struct guest *g, const char *engine, const char *sockets)
+/*
+ * sockets: where those of its vsock are now; NULL: where they were.  saved is
+ * gone then.
+ */
+static void take(struct guest *g, struct vm_saved *saved, const char *engine,
+		 const char *sockets)
 {
 	struct husk_error err = { 0 };
 	struct vm_saved_info info;
-	struct vm_saved *saved;
 	struct vm_config *cfg;
 	long long t = ms(CLOCK_MONOTONIC), from;
 
-	if (vm_saved_open(file, &saved, &err))
-		die("open", &err);
 	if (vm_saved_config(saved, &cfg, &err))
 		die("configuration", &err);
 	vm_config_destroy(g->config);
@@ -493,6 +496,16 @@ static void restore(struct guest *g, const char *engine, const char *sockets)
 	stood(g, from - (long long)info.saved_at, ns_now() - from);
 	printf("keep: restored on %s in %lld ms\n", engine,
 	       ms(CLOCK_MONOTONIC) - t);
+}
+
+static void restore(struct guest *g, const char *engine, const char *sockets)
+{
+	struct husk_error err = { 0 };
+	struct vm_saved *saved;
+
+	if (vm_saved_open(file, &saved, &err))
+		die("open", &err);
+	take(g, saved, engine, sockets);
 }
 
 static void move(struct guest *g, const char *engine, unsigned long n,
@@ -563,6 +576,54 @@ static void clone_it(struct guest *g, const char *engine)
 			expect_whole(g, before, g->job[i].name, "clone");
 	vm_destroy(two.vm);
 	vm_config_destroy(two.config);
+}
+
+/* In a process of its own, whose threads are its machine's alone. */
+static void go_on(struct guest *g, struct vm_saved *image, const char *engine)
+{
+	struct guest two = { .name = "fork",
+			     .lock = PTHREAD_MUTEX_INITIALIZER,
+			     .change = PTHREAD_COND_INITIALIZER,
+			     .still_saved = g->still,
+			     .hvc = HVC_PART };
+	char sockets[200];
+
+	snprintf(sockets, sizeof(sockets), "%s.clone",
+		 echo_path ? echo_path : file);
+	take(&two, image, engine, sockets);
+	wait_beats(&two, 4);
+	vm_destroy(two.vm);
+	fflush(stdout);
+	_exit(0);
+}
+
+static void fork_it(struct guest *g, const char *engine)
+{
+	struct vm_save_result r = { 0 };
+	struct husk_error err = { 0 };
+	struct job before[MAX_JOBS];
+	struct vm_saved *image;
+	int status;
+	pid_t pid;
+
+	note_jobs(g, before);
+	fflush(stdout);
+	pid = vm_fork(g->vm, NULL, -1, &image, &r, &err);
+	if (!pid)
+		go_on(g, image, engine);
+	if (pid < 0)
+		die("fork", &err);
+	stood(g, (long long)r.stop_ns, 0);
+	printf("keep: split, stopped for %llu us\n",
+	       (unsigned long long)r.stop_ns / 1000);
+	wait_beats(g, 2);
+	if (waitpid(pid, &status, 0) != pid || status)
+		die("the other process", NULL);
+	wait_beats(g, 2);
+	for (unsigned i = 0; i < g->njobs; i++)
+		if (!strcmp(g->job[i].name, "tcp") ||
+		    !strcmp(g->job[i].name, "vsock"))
+			expect_whole(g, before, g->job[i].name, "fork");
 }
 
 /* -- the balloon ---------------------------------------------------------- */
@@ -681,6 +742,8 @@ static void step(struct guest *g, const char *s)
 		move(g, colon + 1, 1, false, false);
 	else if (!strncmp(s, "clone:", 6))
 		clone_it(g, colon + 1);
+	else if (!strncmp(s, "fork:", 5))
+		fork_it(g, colon + 1);
 	else if (!strncmp(s, "balloon:", 8))
 		balloon(g, (uint64_t)n << 20);
 	else if (!strncmp(s, "drift:", 6))

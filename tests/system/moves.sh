@@ -97,13 +97,13 @@ if [ "${4:-}" = kvm ]; then
 fi
 if [ "${4:-}" != all ]; then
 	keep_it $everything jobs:rest pause:3 back:soft jobs:run pause:5 live:1 \
-		move:soft back:soft clone:soft
+		move:soft back:soft clone:soft fork:soft
 	keep_it balloon balloon:32 move:soft balloon:32
 	exit
 fi
 moves() {
-	echo "jobs:rest pause:5 beat:1 move:$1 back:$1 clone:$1 jobs:run" \
-		"pause:${2:-50} beat:2 live:2 move:$1 packed:$1 back:$1 clone:$1"
+	echo "jobs:rest pause:5 beat:1 move:$1 back:$1 clone:$1 fork:$1 jobs:run" \
+		"pause:${2:-50} beat:2 live:2 move:$1 packed:$1 back:$1 clone:$1 fork:$1"
 }
 for set in balloon disk tcp link vsock fs rng hvc; do
 	# shellcheck disable=SC2046 # words
