@@ -672,17 +672,20 @@ static void balloon(struct guest *g, uint64_t bytes)
 
 /*
  * The guest's clock was looked at after the question and before the answer was
- * heard, so each exchange says a span; all of them are true.
+ * heard, so each exchange says a span; all of them are true.  On a busy host it
+ * takes some until one was quick.
  */
 static struct span behind(struct guest *g)
 {
 	struct span s = { LLONG_MIN, LLONG_MAX };
 
-	for (unsigned i = 0; i < 400; i++) {
+	long long end = ms(CLOCK_MONOTONIC) + 60000;
+
+	for (unsigned i = 0; ms(CLOCK_MONOTONIC) < end; i++) {
 		unsigned long times = g->times;
 		long long asked = ns_now();
 
-		if (i >= 5 && s.most - s.least < 5000000)
+		if (i >= 5 && s.most - s.least < 20000000)
 			break;
 		type(g, "time\n");
 		pthread_mutex_lock(&g->lock);
@@ -712,7 +715,9 @@ static void drift(struct guest *g, long long limit)
 	printf("keep: stood still for %lld ms and up to %lld more, and the "
 	       "clock is behind by %lld to %lld ms more\n",
 	       g->still / 1000000, unsure, least, most);
-	if (most > limit + unsure || least < -limit)
+	/* Where every exchange is slow less is known, and that is no fault. */
+	if (least > limit + unsure || most < -limit ||
+	    (most - least < 45 && (most > limit + unsure || least < -limit)))
 		die("the guest's wall clock", NULL);
 }
 

@@ -27,8 +27,8 @@ keep() {
 if [ "$rounds" = kvm ]; then
 	"$husk" doctor | grep -q '^kvm *yes' || skip "no engine kvm here"
 	keep --engine kvm --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" \
-		"$tmp/initrd" pause:20 beat:2 move:kvm move:soft move:kvm \
-		back:kvm live:1
+		"$tmp/initrd" pause:20 beat:2 drift:50 move:kvm move:soft \
+		move:kvm back:kvm live:1 drift:50
 elif [ "$rounds" = 0 ]; then
 	keep --cpus 2 --disk "$tmp/disk" "$demo/vmlinuz" "$tmp/initrd" \
 		pause:50 beat:1 idle:300 move:soft,interp live:2 back:soft \
