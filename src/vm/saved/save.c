@@ -166,12 +166,13 @@ static int wait_for_child(struct saver *s, pid_t pid, int alive,
 	bool go_on = true;
 	int status;
 
-	while (poll(&f, 1, 50) <= 0) {
+	/* However fast it is, somebody is asked. */
+	do {
 		if (go_on && !report(&s->ram, progress, opaque)) {
 			atomic_store(&s->ram.shared->cancel, true);
 			go_on = false;
 		}
-	}
+	} while (poll(&f, 1, 50) <= 0);
 	close(alive);
 	/* A child that gives no SIGCHLD is only found with __WALL. */
 	while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
@@ -196,7 +197,7 @@ static int write_while_paused(struct saver *s, vm_save_progress *progress,
 {
 	const struct timespec pause = { 0, 20000000 };
 	struct ram_shared *r = s->ram.shared;
-	bool go_on = true;
+	bool go_on;
 	pthread_t thread;
 	int ret;
 
@@ -207,11 +208,9 @@ static int write_while_paused(struct saver *s, vm_save_progress *progress,
 	ret = pthread_create(&thread, NULL, write_here, s);
 	if (ret)
 		return -ret;
-	while (go_on && atomic_load(&r->done) < s->ram.size &&
-	       !atomic_load(&r->cancel)) {
-		go_on = report(&s->ram, progress, opaque);
+	while ((go_on = report(&s->ram, progress, opaque)) &&
+	       atomic_load(&r->done) < s->ram.size && !atomic_load(&r->cancel))
 		nanosleep(&pause, NULL);
-	}
 	if (!go_on)
 		atomic_store(&r->cancel, true);
 	pthread_join(thread, NULL);
