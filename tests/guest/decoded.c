@@ -65,16 +65,18 @@ static void compare(const uint8_t *code)
 	static struct decoded a, b;
 	static struct insn in_a, in_b;
 	int ret_a, ret_b;
+	size_t ops;
 
 	memset(&a, 0x55, sizeof(a));
 	hits += form_insn(with, code, BYTES, &in_a);
 	ret_a = decode_full(with, code, BYTES, &in_a, &a);
 	ret_b = decode_full(without, code, BYTES, &in_b, &b);
+	ops = b.i.operand_count > DECODED_OPS ? b.i.operand_count : DECODED_OPS;
 	if (ret_a != ret_b || memcmp(&in_a, &in_b, sizeof(in_a)))
 		show("a result", code);
-	else if (!ret_a &&
-		 (memcmp(&a.i, &b.i, sizeof(a.i)) ||
-		  memcmp(a.op, b.op, sizeof(a.op)) || a.mode != b.mode))
+	else if (!ret_a && (memcmp(&a.i, &b.i, sizeof(a.i)) ||
+			    memcmp(a.op, b.op, ops * sizeof(a.op[0])) ||
+			    a.mode != b.mode))
 		show("an operand", code);
 	memset(&in_a, 0, sizeof(in_a));
 	if (!decode_insn(with, code, BYTES, &in_a) &&

@@ -9,6 +9,12 @@
 
 #include "hv/soft/soft.h"
 
+/*
+ * So many operands are zeroes when the instruction has less; of those behind
+ * only what it has counts.
+ */
+enum { DECODED_OPS = 5 };
+
 struct decoded {
 	ZydisDecodedInstruction i;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];

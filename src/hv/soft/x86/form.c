@@ -291,7 +291,7 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	d->i = v->i;
 	d->mode = MODE_64;
 	memcpy(d->op, v->op, n * sizeof(d->op[0]));
-	memset(d->op + n, 0, (ZYDIS_MAX_OPERAND_COUNT - n) * sizeof(d->op[0]));
+	memset(d->op + n, 0, (DECODED_OPS - n) * sizeof(d->op[0]));
 	if (f->disp_size)
 		d->op[__builtin_ctz(f->disp_ops)].mem.disp.value = in->disp;
 	if (f->imm_size)
