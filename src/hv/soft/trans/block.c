@@ -627,11 +627,15 @@ static void emit_stubs(struct tctx *x)
 struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
 			   struct code_page *p, struct code_page *second)
 {
-	struct tctx x = { .t = t, .c = t->c, .ti = t->scratch };
+	struct tctx x;
 	struct tblock *tb = &t->block[t->nblocks];
 	uint16_t live;
 	bool goes_on;
 
+	memset(&x, 0, offsetof(struct tctx, cold));
+	x.t = t;
+	x.c = t->c;
+	x.ti = t->scratch;
 	*tb = (struct tblock){ .lin = lin, .gpa = p->gpa, .key = key };
 	tb->link[0] = (struct tlink){ .block = tb, .page = p->page };
 	if (second)

@@ -116,10 +116,10 @@ struct tblock {
 enum {
 	/* What runs often and what does not (struct area), of both a part for
 	 * what is translated and the rest for copies. */
-	NEAR_ORIGINALS = 28 << 20,
-	NEAR_SIZE = 40 << 20,
-	FAR_ORIGINALS = 40 << 20,
-	CODE_SIZE = NEAR_SIZE + (56 << 20),
+	NEAR_ORIGINALS = 44 << 20,
+	NEAR_SIZE = 56 << 20,
+	FAR_ORIGINALS = 28 << 20,
+	CODE_SIZE = NEAR_SIZE + (40 << 20),
 	CODE_ROOM = 128 << 10, /* more than one block can take */
 	MAX_SITES = 5 << 18,
 	ALL_SITES = 7 << 18,  /* with those of copies, behind */
@@ -283,22 +283,23 @@ struct tctx {
 	bool fl_host, fl_mem;
 	bool vec, x87;
 	uint8_t *loop; /* where the block goes on from its end to itself */
-	struct cold cold[MAX_COLD];
 	unsigned ncold;
-	struct leave leave[MAX_LEAVE];
 	unsigned nleave;
 	uint32_t tlb; /* offset of the TLB of this mode in struct cpu */
 	unsigned mmu;
 	bool wide;    /* 64-bit code, else 32-bit: flat segments */
 	uint8_t word; /* bytes of an address on the stack */
 	/* group.c */
-	struct group group[MAX_GROUPS];
 	unsigned ngroups;
 	bool alone;    /* without groups */
 	bool grouped;  /* a group has been opened */
 	int held;      /* the group whose address T1 holds, or -1 */
 	bool keeps;    /* ... as the instruction has left it */
 	int32_t lower; /* for emit_lea(): added to the displacement */
+	/* From here on nothing counts until it is written. */
+	struct cold cold[MAX_COLD];
+	struct leave leave[MAX_LEAVE];
+	struct group group[MAX_GROUPS];
 };
 
 #define GS(field) ((uint32_t)offsetof(struct cpu, field))
