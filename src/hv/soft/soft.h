@@ -313,7 +313,7 @@ struct park {
 enum {
 	XTAB_SIZE = 1 << 12, /* not more than TLB_SIZE: see tlb_marks */
 	XTAB_GPA_BITS = 39,
-	ITAB_BITS = 15,
+	ITAB_BITS = 16,
 	ITAB_SIZE = 1 << ITAB_BITS,
 	ITAB_SHIFT = 2,
 	MAX_STALE = 64
