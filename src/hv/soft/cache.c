@@ -18,6 +18,7 @@
 
 enum {
 	ARENA_SIZE = 8 << 20, /* bytes per vCPU */
+	ARENA_COLD = 2 << 20, /* enough for what is not translated yet */
 	ARENA_START = 64,     /* no block is at 0 */
 	/*
 	 * What the tables grow to with the number of blocks: a guest that
@@ -176,7 +177,7 @@ static struct block *decode_block(struct cpu *c, uint64_t lin,
 	struct block *b;
 	uint8_t buf[16];
 
-	if (k->used + room > ARENA_SIZE)
+	if (k->used + room > (c->trans ? ARENA_COLD : ARENA_SIZE))
 		cache_forget(c);
 	b = (struct block *)(void *)(k->arena + k->used);
 	b->gpa = p->gpa;
