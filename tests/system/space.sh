@@ -60,9 +60,48 @@ G
 	done
 	echo "ok: $1${2:-}: $(used "$image") bytes used"
 }
+# large NAME OPTION TRIM - of 64 GiB 10 GB are written and 9 GB deleted
+large() {
+	image=$tmp/$1 options=$2 trim=${3:-}
+	"$husk" disk create "$image" 64G
+	guest --disk "$image" --timeout 3000 <<G || fail "$1: status $?"
+/tools/mke2fs -q -t ext4 /dev/vda
+mkdir /mnt
+mount -t ext4 -o $options /dev/vda /mnt
+head -c 20000000 /dev/urandom >/piece
+for i in 0 1 2 3 4 5 6 7 8 9; do
+	for j in \$(seq 50); do cat /piece; done >/mnt/\$i
+done
+sync
+echo full \$(du -s -m /mnt)
+set -- \$(cat /sys/block/vda/stat)
+end=\$((\${14} + 17500000)) # mke2fs has discarded all of it
+rm /mnt/[1-9]
+sync
+$trim
+# Linux discards what was freed beside all else, and not at all while it unmounts.
+i=0
+while set -- \$(cat /sys/block/vda/stat); [ \${14} -lt \$end ]; do
+	i=\$((i + 1)); [ \$i -lt 120 ] || break
+	sleep 1
+done
+umount /mnt
+echo END
+G
+	says END
+	grep -q '^full 9[0-9][0-9][0-9]' "$tmp/out" || fail "$1: not written"
+	[ "$(used "$image")" -lt 1610612736 ] ||
+		fail "$1: uses $(used "$image") after $options $trim"
+	echo "ok: $1, $options $trim: $(used "$image") bytes used of 10 GB"
+	rm "$image"
+}
 disk plain.raw
 disk one.qcow2
 [ $# -lt 4 ] || {
+	large large.raw discard
+	large large.qcow2 discard
+	large large.raw nodiscard 'fstrim /mnt'
+	large large.qcow2 nodiscard 'fstrim /mnt'
 	disk direct.qcow2 ,cache=direct,aio=threads
 	disk big.qcow2 ,sector=4096,queues=1
 }
