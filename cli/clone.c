@@ -95,6 +95,8 @@ static int wait_clones(int fd, const char *name, unsigned count)
 		printf("%s\n", text(reply, "clone"));
 		json_object_put(reply);
 	}
+	/* Its end: nothing that was only for making them is left. */
+	json_object_put(control_read(fd, REPLY_MS, &err));
 	return ret;
 }
 

@@ -282,8 +282,7 @@ static void make_all(const struct control_clones *c,
 			say(c->fd, c->name[i], false, strerror(errno));
 	}
 	close(pipe[1]);
-	/* Their connection ends with the last of them. */
-	close(c->fd);
+	/* The connection is open until nothing is left to do. */
 	while (read(pipe[0], &none, 1) < 0 && errno == EINTR)
 		;
 	close(pipe[0]);
