@@ -270,6 +270,8 @@ golden_forms:
 	L "cmp %ecx, %eax; jnz .+0x80"
 	F "test %rax, %rax; jz 1f; inc %ecx; 1:"
 	F "1: dec %ecx; jnz 1b"
+	F "1: add %r13, %r14; dec %ecx; jnz 1b"
+	F "1: add (%rdi), %r13; dec %ecx; jnz 1b; mov %r13, (%rdi)"
 	F "1: add (%rdi), %rax; add $8, %rdi; cmp %rsi, %rdi; jne 1b"
 	F "jrcxz .+0x20"
 	F "jecxz .+0x20"

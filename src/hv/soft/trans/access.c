@@ -25,7 +25,7 @@ static int64_t disp_of(const ZydisDecodedOperand *op)
 static int have(struct tctx *x, ZydisRegister reg, unsigned temp)
 {
 	unsigned g = reg_number(reg);
-	int h = host_reg(g);
+	int h = x->host[g];
 
 	if (h >= 0)
 		return h;
@@ -115,7 +115,7 @@ void emit_address(struct tctx *x, struct tinsn *ti,
 
 void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp)
 {
-	int h = host_reg(guest);
+	int h = x->host[guest];
 
 	if (disp)
 		e_opw_mem(&x->e, x->wide, 0x8d, T0, h, -1, 0, disp);
@@ -152,7 +152,8 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 {
 	struct emit *e = &x->e;
 	struct cold miss = { .retry = e->p,
-			     .table = (uint8_t)miss_table(x->mmu, write) };
+			     .table = (uint8_t)miss_table(x->mmu, write),
+			     .assigned = x->assigned };
 	uint32_t host = emit_probe(x, write);
 
 	miss.site = insn_site(x, ti);

@@ -34,7 +34,7 @@ bool emit_bits(struct tctx *x, struct tinsn *ti)
 	    ti->d.op[1].type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return false;
 	g = reg_number(ti->d.op[1].reg.value);
-	h = host_reg(g);
+	h = x->host[g];
 	flags_spill(x, ti);
 	emit_address(x, ti, op);
 	if (h < 0) {
@@ -48,10 +48,10 @@ bool emit_bits(struct tctx *x, struct tinsn *ti)
 	E(e, 0x49, 0xc1, 0xff);
 	e1(e, wide ? 6 : 5);
 	e_op_mem(e, 0x8d, T0, T0, T1, wide ? 3 : 2, 0);
-	if (host_reg(g) < 0)
+	if (x->host[g] < 0)
 		e_gs_load(e, T1, GS_GPR(g));
 	else
-		e_mov(e, T1, (unsigned)host_reg(g));
+		e_mov(e, T1, (unsigned)x->host[g]);
 	E(e, 0x41, 0x83, 0xe7); /* and r15d, */
 	e1(e, wide ? 63 : 31);
 	e_gs_store(e, T1, GS(tr.temp));

@@ -296,6 +296,7 @@ static void liveness(struct tctx *x, uint16_t live)
 
 static void stub_site(struct tctx *x, unsigned site)
 {
+	assign_leave(x);
 	reloc_add(x, RELOC_STUB, x->e.p);
 	e_push(&x->e, site);
 	e_jmp_to(&x->e, x->t->site[site].type == SITE_INDIRECT
@@ -331,15 +332,19 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 	bool save = live && x->fl_host && !x->fl_mem;
 	uint8_t *at;
 
-	/* Who goes on here mostly does not need them: save them on the way. */
-	if (save && cc >= 0 && !again && x->nleave < MAX_LEAVE) {
+	/* Who goes on here mostly does not need that: do it on the way. */
+	if ((save || x->assigned) && cc >= 0 && !again) {
 		x->leave[x->nleave++] =
 			(struct leave){ .at = e_jcc(&x->e, (unsigned)cc),
-					.target = target };
+					.target = target,
+					.save = save,
+					.assigned = x->assigned };
 		return;
 	}
 	if (save)
 		flags_save(x);
+	if (!again)
+		assign_leave(x);
 	at = cc < 0 ? e_jmp(&x->e) : e_jcc(&x->e, (unsigned)cc);
 	if (again && !x->e.full)
 		aim(x, at, x->loop);
@@ -351,7 +356,10 @@ static void emit_leaves(struct tctx *x)
 {
 	for (unsigned n = 0; n < x->nleave; n++) {
 		aim(x, x->leave[n].at, x->e.p);
-		flags_save(x);
+		if (x->leave[n].save)
+			flags_save(x);
+		if (x->leave[n].assigned)
+			emit_unassign(x);
 		chain(x, e_jmp(&x->e), x->leave[n].target);
 	}
 }
@@ -486,7 +494,7 @@ static bool is_punt(const struct tctx *x, const struct tinsn *ti)
  */
 static void set_resume(struct tctx *x, const struct tinsn *ti)
 {
-	if (is_punt(x, ti) || !x->grouped)
+	if (!x->npairs && (is_punt(x, ti) || !x->grouped))
 		x->t->site[ti->site].resume = trans_place(x->t, x->e.p);
 }
 
@@ -501,6 +509,8 @@ static void emit_body(struct tctx *x, bool goes_on)
 
 		x->keeps = false;
 		group_ahead(x, ti);
+		if (ender && !plain_branch(&ti->d.i))
+			assign_leave(x);
 		if (ender && plain_branch(&ti->d.i) &&
 		    emit_flow(x, ti, &ends)) {
 			/* done */
@@ -518,6 +528,9 @@ static void emit_body(struct tctx *x, bool goes_on)
 			x->held = -1;
 		if (ti->site >= 0 && !ends)
 			set_resume(x, ti);
+		/* What C has done goes on elsewhere. */
+		if (x->npairs && !x->assigned)
+			return;
 	}
 	if (!ends)
 		emit_exit(x, wrap(x, last->rip + last->in.len),
@@ -585,11 +598,37 @@ static void emit_head(struct tctx *x)
 	if (x->x87)
 		emit_want(x, GS(tr.x87_loaded), SITE_X87);
 	/* A kill is a request too, so a loop need not pass the entry. */
+	assign_enter(x);
 	x->loop = x->second ? tb->entry : e->p;
 	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
 	e4(e, GS(request));
 	e1(e, 0);
 	cold_add(x, e_jcc(e, CC_NE), here);
+}
+
+/* Where stubs go to put the registers back before they go to C. */
+static void stub_out(struct tctx *x)
+{
+	if (!x->npairs)
+		return;
+	x->out = x->e.p;
+	emit_unassign(x);
+	e_jmp_to(&x->e, x->t->thunk_site);
+	reloc_add(x, RELOC_THUNK, x->e.p - 4);
+}
+
+/* A check of a group that failed: put them back, then as any jump. */
+static void stub_alone(struct tctx *x, unsigned site)
+{
+	struct site *s = &x->t->site[site];
+	uint8_t *at;
+
+	emit_unassign(x);
+	at = e_jmp(&x->e);
+	s->patch = trans_place(x->t, at);
+	s->resume = trans_place(x->t, x->e.p);
+	aim(x, at, x->e.p);
+	stub_site(x, site);
 }
 
 /* Laid out as stub_site() does.  Behind the call: the way to the lookup. */
@@ -604,12 +643,30 @@ static void stub_miss(struct tctx *x, const struct cold *miss)
 	e4(e, 0);
 	if (e->full)
 		return;
-	e_aim(at, x->t->thunk_miss[miss->table]);
+	e_aim(at, miss->assigned ? x->t->thunk_miss_back[miss->table]
+				 : x->t->thunk_miss[miss->table]);
 	aim(x, e->p - 4, miss->retry);
+	if (!miss->assigned)
+		return;
+	if (x->t->site[miss->site].type == SITE_ALONE) {
+		/* lea rsp, [rsp + 8]: nobody wants the site's number */
+		E(e, 0x48, 0x8d, 0x64, 0x24, 0x08);
+		stub_alone(x, miss->site);
+	} else {
+		e_jmp_to(e, x->out);
+	}
+}
+
+static void stub_assigned(struct tctx *x, unsigned site)
+{
+	reloc_add(x, RELOC_SITE, x->e.p);
+	e_push(&x->e, site);
+	e_jmp_to(&x->e, x->out);
 }
 
 static void emit_stubs(struct tctx *x)
 {
+	stub_out(x);
 	for (unsigned n = 0; n < x->ncold; n++) {
 		const struct cold *cold = &x->cold[n];
 		struct site *s = &x->t->site[cold->site];
@@ -619,6 +676,10 @@ static void emit_stubs(struct tctx *x)
 		aim(x, cold->at, x->e.p);
 		if (cold->retry)
 			stub_miss(x, cold);
+		else if (cold->assigned && s->type == SITE_ALONE)
+			stub_alone(x, cold->site);
+		else if (cold->assigned)
+			stub_assigned(x, cold->site);
 		else
 			stub_site(x, cold->site);
 	}
@@ -670,11 +731,13 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
 		       : FL_ARITH;
 	liveness(&x, live);
 	x.fl_mem = true;
+	assign_plan(&x);
 	emit_head(&x);
 	x.held = -1;
 	if (!x.alone)
 		group_plan(&x);
 	emit_body(&x, goes_on);
+	assign_use(&x, false);
 	change_area(&x);
 	emit_leaves(&x);
 	emit_stubs(&x);

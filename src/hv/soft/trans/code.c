@@ -305,7 +305,8 @@ static void pop(struct emit *e, unsigned reg)
  * Behind the call in a stub_miss(): T0 and T1 are what fn gets.  The registers
  * are what they are, not always the guest's that they mostly hold.
  */
-static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn)
+static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn,
+			bool back)
 {
 	unsigned n = ARRAY_SIZE(clobbered);
 	uint8_t *none;
@@ -332,19 +333,26 @@ static void emit_refill(struct trans *t, struct emit *e, uintptr_t fn)
 	e_op_mem(e, 0x8d, T1, T1, T0, 0, 4);
 	pop(e, T0);
 	E(e, 0x41, 0xff, 0xe7); /* jmp r15 */
-	e_aim(none, t->thunk_site);
+	if (!back) {
+		e_aim(none, t->thunk_site);
+		return;
+	}
+	e_aim(none, e->p);
+	e_op_mem(e, 0x8d, T1, T1, -1, 0, 4);
+	E(e, 0x41, 0xff, 0xe7); /* jmp r15 */
 }
 
-static void emit_miss_thunks(struct trans *t, struct emit *e)
+static void emit_miss_thunks(struct trans *t, struct emit *e, uint8_t *thunk[],
+			     bool back)
 {
 	uint8_t *refill = e->p;
 
-	emit_refill(t, e, (uintptr_t)tlb_refill);
-	t->thunk_miss[MISS_EXEC] = e->p;
-	emit_refill(t, e, (uintptr_t)xtab_refill);
+	emit_refill(t, e, (uintptr_t)tlb_refill, back);
+	thunk[MISS_EXEC] = e->p;
+	emit_refill(t, e, (uintptr_t)xtab_refill, back);
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		for (unsigned w = 0; w < 2; w++) {
-			t->thunk_miss[miss_table(m, w)] = e->p;
+			thunk[miss_table(m, w)] = e->p;
 			/* The lookup has left the index of the entry. */
 			e_gs_base(e, 0x33, T0, T1,
 				  GS(tlb) + m * (uint32_t)sizeof(struct tlb) +
@@ -391,7 +399,8 @@ static void emit_thunks(struct trans *t)
 	e_aim(out, e->p);
 	E(e, 0x48, 0x83, 0xc4, 0x08);
 	E(e, 0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3);
-	emit_miss_thunks(t, e);
+	emit_miss_thunks(t, e, t->thunk_miss, false);
+	emit_miss_thunks(t, e, t->thunk_miss_back, true);
 	t->near.start = t->near.used =
 		t->rw + ALIGN_UP((size_t)(e->p - t->rw), 64);
 	t->copies.near.start = t->rw + NEAR_ORIGINALS;

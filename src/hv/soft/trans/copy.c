@@ -61,6 +61,8 @@ static void relocate(uint8_t *p, const struct reloc *r, const struct moves *m)
 		add32(p + STUB_SITE, m->site);
 		add32(p + STUB_JUMP, (uint32_t)-here);
 		break;
+	case RELOC_SITE: add32(p + STUB_SITE, m->site); break;
+	case RELOC_THUNK: add32(p, (uint32_t)-here); break;
 	case RELOC_CROSS:
 		add32(p, (uint32_t)((r->far ? m->near : m->far) - here));
 		break;

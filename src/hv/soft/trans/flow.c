@@ -14,6 +14,7 @@ void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 	unsigned site = trans_new_site(x->t, SITE_INDIRECT, ti->rip);
 
 	x->t->site[site].undo = undo;
+	assign_leave(x);
 	e_mov(e, T1, T0);
 	E(e, 0x49, 0xc1, 0xef, ITAB_BITS); /* shr r15, */
 	e_rr(e, 0x31, T1, T0);		   /* xor r15, rax */
@@ -41,12 +42,12 @@ static bool load_target(struct tctx *x, struct tinsn *ti)
 		return true;
 	}
 	g = reg_number(op->reg.value);
-	if (host_reg(g) < 0)
+	if (x->host[g] < 0)
 		e_gs_load(&x->e, T0, GS_GPR(g));
 	else if (x->wide)
-		e_mov(&x->e, T0, (unsigned)host_reg(g));
+		e_mov(&x->e, T0, (unsigned)x->host[g]);
 	else
-		e_mov32(&x->e, T0, (unsigned)host_reg(g));
+		e_mov32(&x->e, T0, (unsigned)x->host[g]);
 	return true;
 }
 

@@ -322,7 +322,8 @@ static void leave(struct tctx *x, const struct tinsn *ti, uint8_t *at,
 		(struct cold){ .at = at,
 			       .site = site,
 			       .retry = retry,
-			       .table = (uint8_t)miss_table(x->mmu, write) };
+			       .table = (uint8_t)miss_table(x->mmu, write),
+			       .assigned = x->assigned };
 }
 
 /* T0 = the group's lowest address -> T1 = the host's, kept. */

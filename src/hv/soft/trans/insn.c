@@ -374,9 +374,9 @@ static void put(struct emit *e, const struct enc *k, const struct place *p)
 	e_bytes(e, k->imm, k->nimm);
 }
 
-static bool resident(const struct field *f)
+static bool resident(const struct tctx *x, const struct field *f)
 {
-	return f->used && f->gpr && host_reg(f->n) < 0;
+	return f->used && f->gpr && x->host[f->n] < 0;
 }
 
 static unsigned high_number(unsigned guest)
@@ -538,10 +538,10 @@ static unsigned load_residents(struct tctx *x, const struct enc *k,
 		bool rd = false;
 		unsigned m = 0;
 
-		if ((n == 1 && k->mem) || !resident(all[n]))
+		if ((n == 1 && k->mem) || !resident(x, all[n]))
 			continue;
 		/* The same register named twice is in one place. */
-		while ((m == 1 && k->mem) || !resident(all[m]) ||
+		while ((m == 1 && k->mem) || !resident(x, all[m]) ||
 		       all[m]->n != all[n]->n)
 			m++;
 		if (m < n) {
@@ -549,7 +549,7 @@ static unsigned load_residents(struct tctx *x, const struct enc *k,
 			continue;
 		}
 		for (; m < 3; m++)
-			if (!(m == 1 && k->mem) && resident(all[m]) &&
+			if (!(m == 1 && k->mem) && resident(x, all[m]) &&
 			    all[m]->n == all[n]->n)
 				rd |= all[m]->rd;
 		if (nfree) {
@@ -586,10 +586,10 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 	for (unsigned n = 0; n < 3; n++) {
 		if (n == 1 && k->mem)
 			continue;
-		if (resident(all[n]))
+		if (resident(x, all[n]))
 			nres++;
 		else if (all[n]->used && all[n]->gpr)
-			host[n] = (unsigned)host_reg(all[n]->n);
+			host[n] = (unsigned)x->host[all[n]->n];
 		else
 			host[n] = all[n]->n;
 	}
@@ -600,7 +600,7 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 		flags_restore(x);
 	nlent = nres ? load_residents(x, k, all, host, lent) : 0;
 	for (unsigned n = 0; n < 3; n++)
-		if (!(n == 1 && k->mem) && resident(all[n]) && host[n] == T1)
+		if (!(n == 1 && k->mem) && resident(x, all[n]) && host[n] == T1)
 			x->keeps = false;
 	if (k->rax_in)
 		e_mov(&x->e, T0, G_RAX);
@@ -611,7 +611,7 @@ static bool emit_enc(struct tctx *x, struct tinsn *ti, struct enc *k)
 	if (k->rax_out)
 		e_mov(&x->e, G_RAX, T0);
 	for (unsigned n = 0; n < 3; n++)
-		if (!(n == 1 && k->mem) && resident(all[n]) && all[n]->wr)
+		if (!(n == 1 && k->mem) && resident(x, all[n]) && all[n]->wr)
 			e_gs_store(&x->e, host[n], GS_GPR(all[n]->n));
 	while (nlent--)
 		e_gs_load(&x->e, lent[nlent], GS(tr.lent) + 8 * nlent);
@@ -625,13 +625,13 @@ static bool emit_lea_insn(struct tctx *x, struct tinsn *ti)
 {
 	const struct decoded *d = &ti->d;
 	unsigned g = reg_number(d->op[0].reg.value);
-	int h = host_reg(g);
+	int h = x->host[g];
 	bool wide = d->op[0].size == 64 && d->i.address_width == 64;
 
 	if (d->op[0].size < 32)
 		return false;
 	x->keeps = d->op[1].mem.index == ZYDIS_REGISTER_NONE ||
-		   host_reg(reg_number(d->op[1].mem.index)) >= 0;
+		   x->host[reg_number(d->op[1].mem.index)] >= 0;
 	emit_lea(x, ti, &d->op[1], h < 0 ? T0 : (unsigned)h, wide);
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
@@ -641,7 +641,7 @@ static bool emit_lea_insn(struct tctx *x, struct tinsn *ti)
 static bool emit_mov_imm64(struct tctx *x, struct tinsn *ti)
 {
 	unsigned g = reg_number(ti->d.op[0].reg.value);
-	int h = host_reg(g);
+	int h = x->host[g];
 
 	x->keeps = true;
 	e_imm(&x->e, h < 0 ? T0 : (unsigned)h, ti->d.op[1].imm.value.u);
@@ -653,7 +653,7 @@ static bool emit_mov_imm64(struct tctx *x, struct tinsn *ti)
 static bool emit_bswap(struct tctx *x, struct tinsn *ti)
 {
 	unsigned g = reg_number(ti->d.op[0].reg.value);
-	int h = host_reg(g);
+	int h = x->host[g];
 	unsigned r = h < 0 ? T0 : (unsigned)h;
 
 	if (ti->d.op[0].size < 32)
@@ -706,10 +706,10 @@ static bool emit_div(struct tctx *x, struct tinsn *ti)
 	} else {
 		unsigned g = reg_number(op->reg.value);
 
-		if (host_reg(g) < 0)
+		if (x->host[g] < 0)
 			e_gs_load(e, T1, GS_GPR(g));
 		else
-			by = (unsigned)host_reg(g);
+			by = (unsigned)x->host[g];
 	}
 	if (!sign) {
 		/* cmp edx, by; jae */
@@ -770,7 +770,7 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 		if (!is_word(x, op))
 			return false;
 		s = stack_spot(x, ti, -x->word, true);
-		h = host_reg(reg_number(op->reg.value));
+		h = x->host[reg_number(op->reg.value)];
 		if (h >= 0) {
 			e_opw_mem(e, x->wide, 0x89, (unsigned)h, s.base,
 				  s.index, 0, s.disp);
@@ -817,7 +817,7 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	    op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_word(x, op))
 		return false;
 	g = reg_number(op->reg.value);
-	h = host_reg(g);
+	h = x->host[g];
 	s = stack_spot(x, ti, 0, false);
 	e_opw_mem(&x->e, x->wide, 0x8b, h < 0 ? T0 : (unsigned)h, s.base,
 		  s.index, 0, s.disp);

@@ -178,7 +178,7 @@ static bool emit_base(struct tctx *x, struct tinsn *ti, unsigned seg, bool wr)
 	bool wide = ti->d.op[0].size == 64;
 	unsigned g = reg_number(ti->d.op[0].reg.value);
 	struct emit *e = &x->e;
-	int h = host_reg(g);
+	int h = x->host[g];
 
 	flags_spill(x, ti);
 	e_gs_test(e, GS(cr4), CR4_FSGSBASE);
@@ -208,7 +208,7 @@ static bool emit_load(struct tctx *x, struct tinsn *ti, uint32_t from,
 {
 	unsigned g = reg_number(ti->d.op[0].reg.value);
 	struct emit *e = &x->e;
-	int h = host_reg(g);
+	int h = x->host[g];
 	unsigned to = h < 0 ? T0 : (unsigned)h;
 
 	if (size == 16) { /* the rest of the register stays */

@@ -7,7 +7,8 @@
  *   rsp       the host's stack, never the guest's
  *   rax, r15  temporaries T0 and T1
  *   r13, r14  the guest's rax and rsp
- *   r13-r15 of the guest live in memory; the other ten are themselves
+ *   r13-r15 of the guest live in memory; the other ten are themselves, but
+ *   for a block that has changed some of them (assign.c)
  *
  * Flags.  Inside a block the guest's arithmetic flags are in the host's
  * (fl_host), in c->tr.flags (fl_mem), in both, or dead.  Between blocks they
@@ -33,7 +34,7 @@
 
 enum { T0 = H_RAX, T1 = H_R15, G_RAX = H_R13, G_RSP = H_R14 };
 
-/* Host register of a guest register, -1: in memory. */
+/* Host register of a guest register, -1: in memory; see also assign.c. */
 static inline int host_reg(unsigned guest)
 {
 	static const int8_t map[16] = { H_R13, H_RCX, H_RDX, H_RBX,
@@ -81,6 +82,8 @@ enum reloc_kind {
 	RELOC_SLOT,    /* disp32: of the page's entry in xtab */
 	RELOC_SLOT_2,  /* of the second page's */
 	RELOC_STUB,    /* of stub_site(): number of the site, way to a thunk */
+	RELOC_SITE,    /* of stub_site(): only the number */
+	RELOC_THUNK,   /* rel32 to a thunk */
 	RELOC_CROSS    /* rel32 into the other area */
 };
 
@@ -179,6 +182,8 @@ struct trans {
 	void (*enter)(struct cpu *c, const uint8_t *code);
 	uint8_t *thunk_site, *thunk_indirect;
 	uint8_t *thunk_miss[MISS_TABLES];
+	/* These go on behind the way to the lookup, not to C. */
+	uint8_t *thunk_miss_back[MISS_TABLES];
 	struct tinsn *scratch;
 	uint32_t punts[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
@@ -259,15 +264,17 @@ struct cold {
 	/* A lookup that missed: miss_table(), where it begins, else NULL. */
 	uint8_t *retry;
 	uint8_t table;
+	bool assigned;
 };
 
 enum { MAX_COLD = TRANS_INSNS * 10 };
 enum { MAX_BLOCK_RELOCS = 4 * MAX_COLD };
 
-/* A conditional exit that saves the flags when it is taken. */
+/* A conditional exit that has something to do when it is taken. */
 struct leave {
 	uint8_t *at;
 	uint64_t target;
+	bool save, assigned;
 };
 
 enum { MAX_LEAVE = TRANS_INSNS };
@@ -289,6 +296,14 @@ struct tctx {
 	unsigned mmu;
 	bool wide;    /* 64-bit code, else 32-bit: flat segments */
 	uint8_t word; /* bytes of an address on the stack */
+	/* assign.c */
+	struct {
+		uint8_t in, out; /* guest registers that change places */
+	} pair[3];
+	unsigned npairs;
+	bool assigned;	 /* they have, here */
+	int8_t host[16]; /* host_reg() here */
+	uint8_t *out;	 /* stub: they have not any more, then to C */
 	/* group.c */
 	unsigned ngroups;
 	bool alone;    /* without groups */
@@ -318,7 +333,9 @@ static inline void ctx_mmu(struct tctx *x, unsigned mmu)
 
 static inline void cold_add(struct tctx *x, uint8_t *at, unsigned site)
 {
-	x->cold[x->ncold++] = (struct cold){ .at = at, .site = site };
+	x->cold[x->ncold++] = (struct cold){ .at = at,
+					     .site = site,
+					     .assigned = x->assigned };
 }
 
 /* at: in the code that was just written */
@@ -437,6 +454,16 @@ static inline void flags_spill(struct tctx *x, const struct tinsn *ti)
 		flags_save(x);
 	x->fl_host = false;
 }
+
+/* assign.c */
+void assign_plan(struct tctx *x);
+/* The registers are as the plan says (on) or where they always are. */
+void assign_use(struct tctx *x, bool on);
+/* Emit what makes them so, and say that they are; flags are kept. */
+void assign_enter(struct tctx *x);
+void assign_leave(struct tctx *x);
+/* The same on a way out that is not the block's only one. */
+void emit_unassign(struct tctx *x);
 
 /* access.c: false: its address takes the interpreter */
 bool address_fits(const struct tctx *x, const struct tinsn *ti);

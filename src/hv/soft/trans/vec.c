@@ -73,7 +73,7 @@ static void lane_address(struct tctx *x, const struct gather *g, unsigned n)
 	if (op->mem.base != ZYDIS_REGISTER_NONE) {
 		unsigned r = reg_number(op->mem.base);
 
-		base = host_reg(r);
+		base = x->host[r];
 		if (base < 0) {
 			e_gs_load(e, T1, GS_GPR(r));
 			base = T1;
