@@ -242,65 +242,75 @@ void vm_config_set_news(struct vm_config *cfg, void (*news)(void *opaque),
 
 /* -- devices -------------------------------------------------------------- */
 
-int vm_config_add_device(struct vm_config *cfg, const char *spec,
-			 struct husk_error *err)
+/* "debug-exit" and its like have no options. */
+static int add_plain(struct vm_config *cfg, const char *kind, const char *spec,
+		     struct husk_error *err)
 {
-	char *copy = strdup(spec), *options;
-	int ret = 0;
-
-	if (!copy)
-		return error_errno(err, -ENOMEM, "device %s", spec);
-	options = strchr(copy, ',');
-	if (options)
-		*options++ = 0;
-
-	if (!strcmp(copy, "virtio-blk"))
-		ret = config_add_virtio_blk(cfg, options ? options : "", spec,
-					    err);
-	else if (!strcmp(copy, "virtio-net"))
-		ret = config_add_virtio_net(
-			cfg, options ? options : copy + strlen(copy), spec,
-			err);
-	else if (!strcmp(copy, "virtio-fs"))
-		ret = config_add_virtio_fs(
-			cfg, options ? options : copy + strlen(copy), spec,
-			err);
-	else if (!strcmp(copy, "virtio-vsock"))
-		ret = config_add_virtio_vsock(
-			cfg, options ? options : copy + strlen(copy), spec,
-			err);
-	else if (!strcmp(copy, "virtio-serial"))
-		ret = config_add_virtio_serial(
-			cfg, options ? options : copy + strlen(copy), spec,
-			err);
-	else if (!strcmp(copy, "virtio-balloon"))
-		ret = config_add_virtio_balloon(
-			cfg, options ? options : copy + strlen(copy), spec,
-			err);
-	else if (options && *options)
-		ret = error_set(err, -EINVAL, "device %s: %s has no options",
-				spec, copy);
-	else if (!strcmp(copy, "debug-exit") || !strcmp(copy, "isa-debug-exit"))
+	if (!strcmp(kind, "debug-exit") || !strcmp(kind, "isa-debug-exit"))
 		cfg->debug_exit = true;
-	else if (!strcmp(copy, "pc-testdev"))
+	else if (!strcmp(kind, "pc-testdev"))
 		cfg->testdev = true;
-	else if (!strcmp(copy, "virtio-rng") && cfg->nrngs < MAX_DEVICES)
+	else if (!strcmp(kind, "virtio-rng") && cfg->nrngs < MAX_DEVICES)
 		cfg->nrngs++;
-	else if (!strcmp(copy, "virtio-rng"))
-		ret = error_set(err, -E2BIG, "device %s: too many", spec);
+	else if (!strcmp(kind, "virtio-rng"))
+		return error_set(err, -E2BIG, "device %s: too many", spec);
 	else
-		ret = error_set(
+		return error_set(
 			err, -EINVAL,
 			"device %s: unknown kind; "
 			"there are debug-exit, pc-testdev, "
 			"virtio-balloon, virtio-blk, virtio-fs, virtio-net, "
 			"virtio-rng, virtio-serial and virtio-vsock",
 			spec);
-	/* Disks, networks and shares have lists of their own. */
-	if (!ret && strcmp(copy, "virtio-blk") && strcmp(copy, "virtio-net") &&
-	    strcmp(copy, "virtio-fs") && config_remember(cfg, "devices", spec))
+	return 0;
+}
+
+/* Those that are in a list of their own need not be remembered. */
+static const struct {
+	const char *kind;
+	int (*add)(struct vm_config *cfg, char *options, const char *spec,
+		   struct husk_error *err);
+	bool listed;
+} with_options[] = {
+	{ "virtio-blk", config_add_virtio_blk, true },
+	{ "virtio-net", config_add_virtio_net, true },
+	{ "virtio-fs", config_add_virtio_fs, true },
+	{ "virtio-vsock", config_add_virtio_vsock, false },
+	{ "virtio-serial", config_add_virtio_serial, false },
+	{ "virtio-balloon", config_add_virtio_balloon, false },
+};
+
+static int add_kind(struct vm_config *cfg, const char *kind, char *options,
+		    const char *spec, bool *listed, struct husk_error *err)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(with_options); i++) {
+		if (strcmp(kind, with_options[i].kind) != 0)
+			continue;
+		*listed = with_options[i].listed;
+		return with_options[i].add(cfg, options, spec, err);
+	}
+	if (*options)
+		return error_set(err, -EINVAL, "device %s: %s has no options",
+				 spec, kind);
+	return add_plain(cfg, kind, spec, err);
+}
+
+int vm_config_add_device(struct vm_config *cfg, const char *spec,
+			 struct husk_error *err)
+{
+	char *kind = strdup(spec), *options;
+	bool listed = false;
+	int ret;
+
+	if (!kind)
+		return error_errno(err, -ENOMEM, "device %s", spec);
+	options = kind + strcspn(kind, ",");
+	if (*options)
+		*options++ = 0;
+	ret = add_kind(cfg, kind, options, spec, &listed, err);
+	if (!ret && !listed && config_remember(cfg, "devices", spec))
 		ret = error_errno(err, -ENOMEM, "device %s", spec);
-	free(copy);
+	free(kind);
 	return ret;
 }
 

@@ -270,7 +270,7 @@ int vm_config_add_disk(struct vm_config *cfg, const char *path, bool readonly)
  * The options of virtio-blk, where the file may stand anywhere: it is moved
  * to the front.
  */
-int config_add_virtio_blk(struct vm_config *cfg, const char *options,
+int config_add_virtio_blk(struct vm_config *cfg, char *options,
 			  const char *spec, struct husk_error *err)
 {
 	struct disk_config d = { 0 };

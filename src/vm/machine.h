@@ -46,7 +46,7 @@ int disk_create_overlay(const char *path, const char *base,
 			const char *base_format, uint64_t size,
 			struct husk_error *err);
 struct block_config disk_block_config(const struct disk_config *d);
-int config_add_virtio_blk(struct vm_config *cfg, const char *options,
+int config_add_virtio_blk(struct vm_config *cfg, char *options,
 			  const char *spec, struct husk_error *err);
 
 enum { MAX_NETS = 8, MAX_FORWARDS = 64 };
