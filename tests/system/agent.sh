@@ -36,10 +36,7 @@ guest --net none --disk "$tmp/disk" --vsock "$tmp/v" <"$tmp/script" &
 machine=$!
 trap 'kill $machine 2>/dev/null || :; rm -rf "$tmp"' EXIT
 
-i=0
-while [ ! -S "$tmp/v" ]; do
-	i=$((i + 1)); [ $i -lt 300 ] || fail "no socket"; sleep 0.1
-done
+within 300 "no socket" [ -S "$tmp/v" ]
 # in_it [OPTION...] - as a command
 in_it() { timeout 120 "$husk" exec --vsock "$tmp/v" "$@"; }
 

@@ -16,8 +16,7 @@ trap '"$husk" kill box >/dev/null 2>&1 || :; rm -rf "$tmp"' EXIT
 log=data/husk/box/console.log
 
 ssh-keygen -q -t ed25519 -N '' -f key
-port=$(python3 -c 'import socket
-s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 cat >seed/user-data <<'U'
 #cloud-config
 hostname: named-by-data

@@ -47,11 +47,7 @@ start() {
 	define "$1"
 	rm -f "$box/console.log"
 	"$husk" start box >"$tmp/out" 2>&1 || fail "start"
-	i=0
-	until grep -aq READY "$box/console.log" 2>/dev/null; do
-		i=$((i + 1)); [ $i -lt 600 ] || fail "not ready"
-		sleep 0.1
-	done
+	within 600 "not ready" grep -aqs READY "$box/console.log"
 }
 ended() {
 	"$husk" kill box >"$tmp/out" 2>&1 || fail "kill"

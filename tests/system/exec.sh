@@ -13,10 +13,7 @@ ask=$tools/ask
 "$agent" --unix "$tmp/a" &
 server=$!
 trap 'kill $server 2>/dev/null || :; rm -rf "$tmp"' EXIT
-i=0
-while [ ! -S "$tmp/a" ]; do
-	i=$((i + 1)); [ $i -lt 100 ] || fail "no agent"; sleep 0.1
-done
+within 100 "no agent" [ -S "$tmp/a" ]
 
 # in_it [OPTION...] - husk exec; its output in $tmp/out, its status in $status
 in_it() {

@@ -4,7 +4,7 @@
 # Arguments of each test: HUSK DEMO [TOOLS].  Gives $husk, $demo, a scratch
 # directory $tmp that goes at the end, and the functions below.
 # shellcheck disable=SC2034 # for the tests
-husk=$1 demo=$2 tools=${3:-.}
+husk=$1 demo=$2 tools=${3:-.} here=$(cd "$(dirname "$0")" && pwd)
 # Meson before 1.1 gives the path from the build folder; tests change folder.
 case $husk in
 /*) ;;
@@ -21,6 +21,33 @@ trap 'exit 1' HUP INT TERM
 
 # There is a loopback interface; a network namespace begins with one that is down.
 has_loopback() { grep -q '127\.0\.0\.1$' /proc/net/fib_trie 2>/dev/null; }
+# within TENTHS WHAT COMMAND... - until it succeeds; WHAT has failed when it does
+# not in so many tenths of a second
+within() {
+	left=$1 what=$2
+	shift 2
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || fail "$what"
+		sleep 0.1
+	done
+}
+
+# serve DIR - its files by HTTP at port $web of the host; port $sink says the
+# sha256 of what it gets, $echo answers TFTP; the process is $server
+serve() {
+	python3 "$here/server.py" "$1" "$tmp/ports" &
+	server=$!
+	within 100 "no server" [ -e "$tmp/ports" ]
+	read -r web sink echo <"$tmp/ports"
+}
+
+# A port that nobody has now.
+free_port() {
+	python3 -c 'import socket
+s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
 need_demo() {
 	[ -e "$demo/vmlinuz" ] && [ -e "$demo/initrd" ] ||
 		skip "no demo guest in $demo: ./dev run makes one"

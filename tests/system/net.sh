@@ -31,64 +31,13 @@ for i in 1 2 3 4 5 6 7 8 9; do [ -e /sys/class/net/eth0 ] || sleep 1; done
 ip link set eth0 up
 U
 
-# One port gives the file by HTTP, the other says what was sent to it.
-cat >"$tmp/server.py" <<'S'
-import hashlib, http.server, os, socket, sys, threading
-os.chdir(sys.argv[1])
-class H(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *a): pass
-web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), H)
-sink = socket.create_server(("127.0.0.1", 0))
-echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-echo.bind(("127.0.0.1", 0))
-def sinks():
-    while True:
-        c, _ = sink.accept()
-        h = hashlib.sha256()
-        while d := c.recv(1 << 20): h.update(d)
-        c.sendall(h.hexdigest().encode() + b"\n")
-        c.close()
-def echoes():
-    while True:
-        d, a = echo.recvfrom(65536) # TFTP: a request, then what was had
-        if d[1] == 1: echo.sendto(b"\0\3\0\1ping " + d[2:6] + b"\n", a)
-threading.Thread(target=sinks, daemon=True).start()
-threading.Thread(target=echoes, daemon=True).start()
-with open("../ports.new", "w") as f:
-    print(web.server_port, sink.getsockname()[1], echo.getsockname()[1], file=f)
-os.rename("../ports.new", "../ports")
-web.serve_forever()
-S
-# Connects to a port until somebody answers; says the sum of what came.
-cat >"$tmp/client.py" <<'C'
-import hashlib, socket, sys, time
-for i in range(600):
-    h, n = hashlib.sha256(), 0
-    try:
-        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 20) as c:
-            while d := c.recv(1 << 20):
-                h.update(d); n += len(d)
-    except OSError:
-        n = 0
-    if n:
-        print(h.hexdigest()); sys.exit(0)
-    time.sleep(0.3)
-sys.exit(1)
-C
-python3 "$tmp/server.py" "$tmp/www" &
-server=$!
+serve "$tmp/www"
 trap 'kill $server 2>/dev/null || :; rm -rf "$tmp"' EXIT
-i=0
-while [ ! -e "$tmp/ports" ]; do
-	i=$((i + 1)); [ $i -lt 100 ] || fail "no server"; sleep 0.1
-done
-read -r web sink echo <"$tmp/ports"
-port=$(python3 -c 'import socket
-s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 
 # -- the default: a NAT --------------------------------------------------------
 
-python3 "$tmp/client.py" "$port" >"$tmp/forwarded" &
+python3 "$here/client.py" "$port" >"$tmp/forwarded" &
 client=$!
 { cat "$tmp/up"; cat <<G
 udhcpc -i eth0 -n -q -t 9 -s /lease.sh 2>/dev/null
@@ -194,10 +143,7 @@ G
 cp "$tmp/www/file" "$tmp/add/file"
 first &
 one=$!
-i=0
-while [ ! -S "$tmp/cable" ]; do
-	i=$((i + 1)); [ $i -lt 300 ] || fail "no socket"; sleep 0.1
-done
+within 300 "no socket" [ -S "$tmp/cable" ]
 timeout 280 "$husk" run --engine soft --kernel "$demo/vmlinuz" \
 	--initrd "$tmp/initrd2" --timeout 250 --cmdline "$cmdline" \
 	--net "unix=$tmp/cable" </dev/null >"$tmp/raw2" 2>&1 ||
@@ -216,10 +162,7 @@ if command -v qemu-system-x86_64 >/dev/null &&
 	qemu-system-x86_64 -netdev help | grep -qx stream; then
 	first &
 	one=$!
-	i=0
-	while [ ! -S "$tmp/cable" ]; do
-		i=$((i + 1)); [ $i -lt 300 ] || fail "no socket"; sleep 0.1
-	done
+	within 300 "no socket" [ -S "$tmp/cable" ]
 	timeout 280 qemu-system-x86_64 -nodefaults -no-reboot -display none \
 		-m 512 -serial stdio -accel tcg -kernel "$demo/vmlinuz" \
 		-initrd "$tmp/initrd2" -append "$cmdline" \

@@ -34,43 +34,9 @@ begin() {	# begin - until it listens
 mkdir "$tmp/add" "$tmp/www"
 head -c 10485760 /dev/urandom >"$tmp/www/file"
 sum=$(sha256sum <"$tmp/www/file")
-cat >"$tmp/server.py" <<'S'
-import http.server, os, socket, sys
-os.chdir(sys.argv[1])
-class H(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *a): pass
-web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), H)
-free = socket.create_server(("127.0.0.1", 0))
-with open("../ports.new", "w") as f:
-    print(web.server_port, free.getsockname()[1], file=f)
-free.close()
-os.rename("../ports.new", "../ports")
-web.serve_forever()
-S
-cat >"$tmp/client.py" <<'C'
-import hashlib, socket, sys, time
-for i in range(600):
-    h, n = hashlib.sha256(), 0
-    try:
-        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as c:
-            c.sendall(b"hello\n") # passt of 2023 opens the guest's side by this
-            while d := c.recv(1 << 20):
-                h.update(d); n += len(d)
-    except OSError:
-        n = 0
-    if n:
-        print(h.hexdigest()); sys.exit(0)
-    time.sleep(0.3)
-sys.exit(1)
-C
-python3 "$tmp/server.py" "$tmp/www" &
-server=$!
+serve "$tmp/www"
 trap 'kill $server 2>/dev/null || :; stop; rm -rf "$tmp"' EXIT
-i=0
-while [ ! -e "$tmp/ports" ]; do
-	i=$((i + 1)); [ $i -lt 100 ] || fail "no server"; sleep 0.1
-done
-read -r web port <"$tmp/ports"
+port=$(free_port)
 begin
 
 cat >"$tmp/add/lease.sh" <<'L'
@@ -117,7 +83,8 @@ until_said() {
 	done
 }
 until_said LISTENING
-timeout 60 python3 "$tmp/client.py" "$port" >"$tmp/forwarded" ||
+# passt of 2023 opens the guest's side when the other one has spoken.
+timeout 60 python3 "$here/client.py" "$port" hello >"$tmp/forwarded" ||
 	fail "the forwarded port gave nothing"
 until_said 'GO AWAY'
 stop

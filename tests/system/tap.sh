@@ -48,10 +48,7 @@ S
 python3 "$tmp/server.py" "$tmp/www/file" &
 server=$!
 trap 'kill $server 2>/dev/null || :; rm -rf "$tmp"' EXIT
-i=0
-while [ ! -e "$tmp/www/file.ready" ]; do
-	i=$((i + 1)); [ $i -lt 100 ] || fail "no server"; sleep 0.1
-done
+within 100 "no server" [ -e "$tmp/www/file.ready" ]
 guest --net tap=cable0,queues=2 --cpus 2 <<'G' || fail "status $?"
 for i in 1 2 3 4 5 6 7 8 9; do [ -e /sys/class/net/eth0 ] || sleep 1; done
 ip link set eth0 up
