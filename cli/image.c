@@ -21,12 +21,13 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli.h"
 #include "place.h"
 
-enum { KEY_SIZE = 64, LOOK_MS = 500 };
+enum { KEY_SIZE = 64, LOOK_MS = 500, KEPT_S = 7 * 86400 };
 
 /* agent and service "": none */
 struct image {
@@ -150,17 +151,34 @@ static bool is_complete(const struct image *m)
 	return true;
 }
 
+static int open_lock(const struct image *m)
+{
+	char path[PATH_SIZE];
+
+	snprintf(path, sizeof(path), "%s/%s.lock", m->top, m->key);
+	return open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+}
+
+static int try_lock(const struct image *m)
+{
+	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	int fd = open_lock(m);
+
+	if (fd < 0 || !fcntl(fd, F_OFD_SETLK, &all))
+		return fd;
+	close(fd);
+	return -1;
+}
+
 /* One process makes an image; the others wait for it. */
 static int lock(const struct image *m)
 {
 	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	char path[PATH_SIZE];
-	int fd;
+	int fd = try_lock(m);
 
-	snprintf(path, sizeof(path), "%s/%s.lock", m->top, m->key);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && !fcntl(fd, F_OFD_SETLK, &all))
+	if (fd >= 0)
 		return fd;
+	fd = open_lock(m);
 	if (fd >= 0) {
 		complain("another husk is making this image; waiting for it");
 		if (!fcntl(fd, F_OFD_SETLKW, &all))
@@ -168,7 +186,7 @@ static int lock(const struct image *m)
 		close(fd);
 	}
 	if (!m->stop())
-		complain("%s: %s", path, strerror(errno));
+		complain("%s/%s.lock: %s", m->top, m->key, strerror(errno));
 	return -1;
 }
 
@@ -187,6 +205,51 @@ static void sweep(const struct image *m)
 		snprintf(path, sizeof(path), "%s/%s", m->top, e->d_name);
 		remove_tree(path);
 	}
+	if (dir)
+		closedir(dir);
+}
+
+/* debian-12-0123456789abcdef: another one of our kind? */
+static bool is_other(const struct image *m, const char *name)
+{
+	size_t n = strlen(m->key) - 16;
+
+	return !strncmp(name, m->key, n) && strlen(name) == n + 16 &&
+	       strspn(name + n, "0123456789abcdef") == 16 &&
+	       strcmp(name, m->key) != 0;
+}
+
+/* What machines were made of stays theirs: they have it by hard links. */
+static void drop_one(const struct image *m, const char *name)
+{
+	struct image other = *m;
+	char path[PATH_SIZE + 256];
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", m->top, name);
+	if (stat(path, &st) || time(NULL) - st.st_mtime < KEPT_S)
+		return;
+	snprintf(other.key, sizeof(other.key), "%s", name);
+	fd = try_lock(&other);
+	if (fd < 0)
+		return;
+	remove_tree(path);
+	snprintf(path, sizeof(path), "%s/%s.log", m->top, name);
+	unlink(path);
+	/* Its lock is 0 bytes, and somebody may wait for it. */
+	close(fd);
+}
+
+/* A new version of us or of the agent has a new image, half a GB each. */
+static void drop_old(const struct image *m)
+{
+	DIR *dir = opendir(m->top);
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir)))
+		if (is_other(m, e->d_name))
+			drop_one(m, e->d_name);
 	if (dir)
 		closedir(dir);
 }
@@ -355,6 +418,8 @@ static int make_and_publish(struct image *m)
 	}
 	if (ret)
 		remove_tree(m->work);
+	else
+		drop_old(m);
 	return ret;
 }
 
@@ -367,8 +432,11 @@ int image_get(const char *name, bool cloud_init, bool (*stop)(void), char *dir,
 	if (ret)
 		return ret;
 	snprintf(dir, room, "%s/%s", m.top, m.key);
-	if (is_complete(&m))
+	if (is_complete(&m)) {
+		/* It is still of use: drop_old(). */
+		utimensat(AT_FDCWD, dir, NULL, 0);
 		return 0;
+	}
 	fd = lock(&m);
 	if (fd < 0)
 		return EXIT_FAULT;
