@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/crc32c.h"
 #include "fuzz/pc.h"
+#include "mock/seal.h"
 #include "vm/saved/saved.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -59,22 +59,6 @@ static void make_file(void)
 	vm_saved_close(saved);
 }
 
-static void seal(uint8_t *p)
-{
-	struct saved_header *h = (void *)p;
-	struct saved_entry *e = (void *)(p + sizeof(*h));
-	uint64_t n = h->nsections;
-
-	if (n > (meta_len - sizeof(*h)) / sizeof(*e))
-		n = 0;
-	for (unsigned i = 0; i < n; i++)
-		if (e[i].at < meta_len && e[i].size <= meta_len - e[i].at)
-			e[i].crc = crc32c(0, p + e[i].at, e[i].size);
-	h->table_crc = crc32c(0, e, n * sizeof(*e));
-	h->crc = 0;
-	h->crc = crc32c(0, h, sizeof(*h));
-}
-
 static void change(struct input *in)
 {
 	bool right = take(in, 1) & 1;
@@ -89,7 +73,7 @@ static void change(struct input *in)
 		copy[at % meta_len] = (uint8_t)take(in, 1);
 	}
 	if (right)
-		seal(copy);
+		seal(copy, meta_len);
 	if (pwrite(file, copy, meta_len, 0) != (ssize_t)meta_len)
 		abort();
 	free(copy);

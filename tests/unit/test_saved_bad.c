@@ -15,6 +15,7 @@
 
 #include "base/crc32c.h"
 #include "mock/counter.h"
+#include "mock/seal.h"
 
 static bool all;
 
@@ -40,23 +41,6 @@ static void change(size_t at, const void *data, size_t len)
 
 	assert_int_equal(pwrite(fd, data, len, (off_t)at), len);
 	close(fd);
-}
-
-/* The checksums are right again: what remains is what the reader checks. */
-static void seal(uint8_t *p)
-{
-	struct saved_header *h = (void *)p;
-	struct saved_entry *e = (void *)(p + sizeof(*h));
-	size_t n = h->nsections;
-
-	if (n > (meta_len - sizeof(*h)) / sizeof(*e))
-		n = 0;
-	for (unsigned i = 0; i < n; i++)
-		if (e[i].at < meta_len && e[i].size <= meta_len - e[i].at)
-			e[i].crc = crc32c(0, p + e[i].at, e[i].size);
-	h->table_crc = crc32c(0, e, n * sizeof(*e));
-	h->crc = 0;
-	h->crc = crc32c(0, h, sizeof(*h));
 }
 
 static void load_image(void)
@@ -151,7 +135,7 @@ static void test_hostile(void **state)
 		case 12: h->nsections--; break;
 		case 13: h->file_size += 1ull << 40; break;
 		}
-		seal(copy);
+		seal(copy, meta_len);
 		put_file(copy, image_len);
 		ret = try_it(&err);
 		assert_int_equal(ret, n < 2 ? -ENOTSUP : -EBADMSG);
@@ -233,7 +217,7 @@ static void try_byte(uint8_t *copy, size_t at, uint8_t value)
 	uint8_t was = copy[at];
 
 	copy[at] = value;
-	seal(copy);
+	seal(copy, meta_len);
 	change(0, copy, meta_len);
 	if (restore_it(false))
 		refused++;
@@ -307,7 +291,7 @@ static void put_pieces(struct piece *piece, unsigned n)
 	memcpy(p + ram_at, image + was, size);
 	was = meta_len;
 	meta_len = ram_at;
-	seal(p);
+	seal(p, meta_len);
 	meta_len = was;
 	put_file(p, ram_at + size);
 	free(p);
@@ -424,7 +408,7 @@ static void put_frame(const void *frame, size_t len, uint32_t crc)
 	u[i].size = (uint32_t)len;
 	u[i].crc = crc;
 	h->file_size = at + len + rest;
-	seal(p);
+	seal(p, meta_len);
 	put_file(p, h->file_size);
 	free(p);
 }

@@ -14,21 +14,9 @@
 
 enum { ENTER_COST = 8, EAGER_COST = 2, PINNED = 1 << 16 };
 
-static bool is_gpr(const ZydisDecodedOperand *op)
-{
-	switch (ZydisRegisterGetClass(op->reg.value)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64: return true;
-	default: return false;
-	}
-}
-
 static bool is_high(const ZydisDecodedOperand *op)
 {
-	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(op) &&
-	       reg_number(op->reg.value) >= 16;
+	return is_gpr_op(op) && reg_number(op->reg.value) >= 16;
 }
 
 static void count_one(unsigned uses[16], ZydisRegister r, unsigned by)
@@ -52,7 +40,7 @@ static void count(unsigned uses[16], const struct decoded *d)
 				? PINNED
 				: 1;
 
-		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(op)) {
+		if (is_gpr_op(op)) {
 			bool both =
 				op->actions & ZYDIS_OPERAND_ACTION_MASK_READ &&
 				op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;

@@ -40,17 +40,6 @@ static bool same_key(const struct key *a, const struct key *b)
 	       a->seg_is == b->seg_is && a->page == b->page;
 }
 
-static bool is_gpr(ZydisRegister r)
-{
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64: return true;
-	default: return false;
-	}
-}
-
 /* Add the access [key + off, + size) to a group; which one, or -1. */
 static int join(struct tctx *x, struct plan *p, const struct key *k,
 		int64_t off, unsigned size, unsigned align, bool write)

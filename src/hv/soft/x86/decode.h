@@ -24,6 +24,22 @@ struct decoded {
 /* Number (as in struct insn.reg) of a general register of any size. */
 uint8_t reg_number(ZydisRegister reg);
 
+static inline bool is_gpr(ZydisRegister r)
+{
+	switch (ZydisRegisterGetClass(r)) {
+	case ZYDIS_REGCLASS_GPR8:
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64: return true;
+	default: return false;
+	}
+}
+
+static inline bool is_gpr_op(const ZydisDecodedOperand *op)
+{
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(op->reg.value);
+}
+
 /* -- used by handlers ----------------------------------------------------- */
 
 static inline uint8_t *r8(struct cpu *c, unsigned n)

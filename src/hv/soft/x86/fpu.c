@@ -290,19 +290,6 @@ static void e_ymm(struct emit *e, unsigned n, bool store)
 	e1(e, 1);
 }
 
-static bool is_gpr(const ZydisDecodedOperand *op)
-{
-	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return false;
-	switch (ZydisRegisterGetClass(op->reg.value)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64: return true;
-	default: return false;
-	}
-}
-
 static ZydisRegisterClass vec_class(const ZydisDecodedOperand *op)
 {
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
@@ -359,7 +346,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 			has_mem = true;
 		if (in_modrm(op, ZYDIS_OPERAND_ENCODING_IS4))
 			is4 = true;
-		if (!is_gpr(op))
+		if (!is_gpr_op(op))
 			continue;
 		reg_gpr |= in_modrm(op, ZYDIS_OPERAND_ENCODING_MODRM_REG);
 		rm_gpr |= in_modrm(op, ZYDIS_OPERAND_ENCODING_MODRM_RM);
@@ -490,7 +477,7 @@ static void describe(const struct decoded *d, struct thunk *t, uint32_t *read,
 		case ZYDIS_REGCLASS_MMX: t->mmx = true; break;
 		default: break;
 		}
-		if (!is_gpr(op))
+		if (!is_gpr_op(op))
 			continue;
 		if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
 			n = (unsigned)ZydisRegisterGetId(op->reg.value);

@@ -1696,22 +1696,11 @@ static bool is_imm(const ZydisDecodedOperand *op)
 	return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
 
-static bool is_gpr(const ZydisDecodedOperand *op)
-{
-	switch (ZydisRegisterGetClass(op->reg.value)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64: return is_reg(op);
-	default: return false;
-	}
-}
-
 /* Vector, segment, control registers and masks belong to other binders. */
 static bool only_general(const struct decoded *d)
 {
 	for (unsigned i = 0; i < d->i.operand_count_visible; i++)
-		if (is_reg(&d->op[i]) && !is_gpr(&d->op[i]))
+		if (is_reg(&d->op[i]) && !is_gpr_op(&d->op[i]))
 			return false;
 	return true;
 }
