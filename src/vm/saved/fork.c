@@ -114,14 +114,6 @@ static pid_t stop_and_split(struct forker *f, const struct vm_save_options *o,
 	return ret;
 }
 
-static void first_problem(void *opaque, const char *text)
-{
-	struct husk_error *err = opaque;
-
-	if (!err->code)
-		error_set(err, -ENOTSUP, "%s", text);
-}
-
 pid_t vm_fork(struct vm *vm, const struct vm_save_options *options, int keep,
 	      struct vm_saved **image, struct vm_save_result *result,
 	      struct husk_error *err)
@@ -142,7 +134,7 @@ pid_t vm_fork(struct vm *vm, const struct vm_save_options *options, int keep,
 		options = &defaults;
 	f->vm = f->sections.vm = vm;
 	pthread_mutex_lock(&vm->life);
-	pid = vm_validate_save(vm, NULL, first_problem, err) ? -ENOTSUP : 0;
+	pid = save_allowed(vm, NULL, err);
 	if (!pid)
 		pid = disks_prepare(vm, &f->overlays, err);
 	began = loop_now();

@@ -332,6 +332,12 @@ static void first_problem(void *opaque, const char *text)
 		error_set(err, -ENOTSUP, "%s", text);
 }
 
+int save_allowed(struct vm *vm, const struct vm_save_options *options,
+		 struct husk_error *err)
+{
+	return vm_validate_save(vm, options, first_problem, err) ? -ENOTSUP : 0;
+}
+
 static void finish(struct saver *s)
 {
 	ram_job_finish(&s->ram);
@@ -370,7 +376,7 @@ int vm_save(struct vm *vm, const char *path,
 	s->ram.size = vm->mem.size;
 	s->ram.from_file = vm->mem.from_file;
 	pthread_mutex_lock(&vm->life);
-	ret = vm_validate_save(vm, options, first_problem, err) ? -ENOTSUP : 0;
+	ret = save_allowed(vm, options, err);
 	if (!ret)
 		ret = open_temporary(s, err);
 	s->ram.fd = s->fd;

@@ -108,6 +108,12 @@ uint64_t sections_end(const struct sections *s);
 uint8_t *sections_join(struct sections *s, struct saved_header *h);
 void sections_finish(struct sections *s);
 
+/* -- save.c --------------------------------------------------------------- */
+
+/* vm_validate_save(), with its first problem in err: 0 or -ENOTSUP. */
+int save_allowed(struct vm *vm, const struct vm_save_options *options,
+		 struct husk_error *err);
+
 /* -- disks.c -------------------------------------------------------------- */
 
 /* New images, as long as they are nobody's. */
