@@ -25,6 +25,7 @@ same() {
 	"$husk" disk convert --force "$1" flat.raw 2>out || fail "$1: $when"
 	cmp -n 50331648 flat.raw data.raw || fail "$1 has changed: $when"
 }
+count() { find . -mindepth 1 -maxdepth 1 | wc -l; }
 # kills FILE COMMAND... - at several moments, and once it may end
 kills() {
 	file=$1
@@ -41,7 +42,7 @@ kills() {
 		i=$((i + 1))
 	done
 	# A name is there for a moment at the end of compact and convert only.
-	[ "$(ls -A | wc -l)" -le $((files + 1)) ] || fail "left: $(ls -A)"
+	[ "$(count)" -le $((files + 1)) ] || fail "left: $(ls -A)"
 }
 cp small.qcow2 image.qcow2
 cp plain.raw image.raw
@@ -51,10 +52,10 @@ cp plain.raw image.raw
 # what only looks like it, or is in use, is not.
 : >.image.qcow2.husk-0123abcd
 : >.image.qcow2.husk-notes
-files=$(($(ls -A | wc -l) - 1))
+files=$(($(count) - 1))
 kills image.qcow2 compact image.qcow2
 "$husk" disk compact image.qcow2 >/dev/null 2>&1 || fail "compact"
-[ "$(ls -A | wc -l)" = $files ] || fail "left: $(ls -A)"
+[ "$(count)" = $files ] || fail "left: $(ls -A)"
 [ -e .image.qcow2.husk-notes ] || fail "another's file is gone"
 kills image.raw compact image.raw
 kills image.raw convert --force plain.raw image.raw
