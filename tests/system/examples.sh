@@ -1,7 +1,7 @@
 #!/bin/sh
-# examples.sh HELLO BOOT DEMO EVENTS - the examples do what they say
+# examples.sh HELLO BOOT DEMO EVENTS SANDBOX - the examples do what they say
 set -eu
-hello=$1 boot=$2 demo=$3 events=$4
+hello=$1 boot=$2 demo=$3 events=$4 sandbox=$5
 said=$("$hello" soft)
 [ "$said" = "soft: Hi" ] || { echo "hello: $said"; exit 1; }
 top=$(dirname "$0")/../..
@@ -23,3 +23,9 @@ while sleep 1 && echo typed; do :; done 2>/dev/null | "$events" "$dir/vm.json" 2
 	{ cat "$dir/out"; exit 1; }
 grep -aq 'got typed' "$dir/out" || { cat "$dir/out"; exit 1; }
 grep -aq 'com1 (uart16550)' "$dir/out" || { cat "$dir/out"; exit 1; }
+# Two machines that go on from one that was booted once.
+# shellcheck disable=SC2016 # for the guest
+"$sandbox" "$demo/vmlinuz" "$demo/initrd" 'echo $((6*7)); touch /mine' \
+	'echo $((7*8)); sleep 1; ls -d /mine' >"$dir/out" 2>&1 || { cat "$dir/out"; exit 1; }
+tr -d '\r' <"$dir/out" | grep -E '^(42|56|ls: /mine.*)$' | sort | tr '\n' ' ' |
+	grep -q '^42 56 ls: /mine' || { cat "$dir/out"; exit 1; }
