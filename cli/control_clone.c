@@ -369,7 +369,7 @@ static bool take_names(struct control_clones *c, json_object *names)
 
 		if (!name || strlen(name) >= sizeof(*c->name))
 			return false;
-		strcpy(c->name[i], name);
+		snprintf(c->name[i], sizeof(*c->name), "%s", name);
 	}
 	return c->name;
 }

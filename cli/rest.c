@@ -96,14 +96,14 @@ static int open_unix(struct rest *r, const char *uri, const char *path)
 			 uri, (int)sizeof(addr.sun_path) - 1);
 		return EXIT_USAGE;
 	}
-	strcpy(addr.sun_path, path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	remove_stale(&addr);
 	/* Only for this user. */
 	mask = umask(0177);
 	ret = listen_on(r, (struct sockaddr *)&addr, sizeof(addr));
 	umask(mask);
 	if (!ret) {
-		strcpy(r->path, path);
+		memcpy(r->path, path, strlen(path) + 1);
 		return 0;
 	}
 	complain("--restful-uri %s: %s", uri, strerror(-ret));

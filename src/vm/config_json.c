@@ -278,7 +278,7 @@ static int read_panic(struct reader *r, const char *key, json_object *v)
 
 static int read_gap(struct reader *r, const char *key, json_object *v)
 {
-	uint64_t n;
+	uint64_t n = 0;
 
 	if (want_number(r, key, v, VM_MAX_GAP, &n))
 		return -EINVAL;

@@ -254,7 +254,7 @@ int draft_end(struct draft *d, int ret, struct husk_error *err)
 		else if (ret)
 			error_errno(err, ret, "%s", d->path);
 	}
-	if (d->named)
+	if (d->named && d->temp)
 		unlink(d->temp);
 	close(d->fd);
 	free(d->temp);
