@@ -103,14 +103,17 @@ int main(int argc, char **argv)
 	char file[] = "/tmp/sandbox-XXXXXX";
 	struct husk_error err = { 0 };
 	struct vm_saved *saved = NULL;
-	struct job *jobs = calloc((size_t)argc, sizeof(*jobs));
+	struct job *jobs;
 	int fd, ret;
 
-	if (!jobs || argc < 4 || (fd = mkstemp(file)) < 0) {
+	if (argc < 4 || (fd = mkstemp(file)) < 0) {
 		fputs("usage: sandbox KERNEL INITRD COMMAND...\n", stderr);
 		return 2;
 	}
 	close(fd);
+	jobs = calloc((size_t)argc, sizeof(*jobs));
+	if (!jobs)
+		return 1;
 	ret = prepare(argv[1], argv[2], file, &err);
 	if (!ret)
 		ret = vm_saved_open(file, &saved, &err);
