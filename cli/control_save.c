@@ -19,6 +19,7 @@
 struct control_save {
 	struct vm *vm;
 	char *path;
+	const struct session *session;
 	struct vm_save_options options;
 	pthread_t thread;
 	atomic_bool cancel, ended;
@@ -93,6 +94,9 @@ static void *save_main(void *arg)
 
 	s->ret = vm_save(s->vm, s->path, &s->options, progress, s, &s->result,
 			 &s->err);
+	/* The file is whole: that husk delete would not know it is no fault. */
+	if (!s->ret && s->session->place)
+		saves_note(s->session->place, s->path);
 	atomic_store(&s->ended, true);
 	return NULL;
 }
@@ -125,6 +129,7 @@ int control_save(struct control_call *call)
 	if (!s)
 		return -ENOMEM;
 	s->vm = call->vm;
+	s->session = c->session;
 	s->path = strdup(json_object_get_string(file));
 	s->options = (struct vm_save_options){
 		.stop = flag(call, "stop"),

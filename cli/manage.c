@@ -36,7 +36,8 @@ static const char help_delete[] =
 	"\n"
 	"Takes the machine away: its definition and the disks in its folder.\n"
 	"\n"
-	"  --force               end it first when it runs\n"
+	"  --force               end it first when it runs; also when a saved machine\n"
+	"                        goes on from its disks\n"
 	"  --help                print the options\n";
 
 enum { AGENT_MS = 1000, KILL_MS = 5000, REPLY_MS = 3000, LOOK_MS = 20 };
@@ -158,7 +159,7 @@ static int do_delete(struct place *p, const struct options *o)
 	ret = place_lock(p);
 	if (ret)
 		return ret;
-	ret = place_delete(p);
+	ret = !o->force && saves_need(p) ? EXIT_FAULT : place_delete(p);
 	place_release(p);
 	return ret;
 }

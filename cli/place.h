@@ -71,6 +71,15 @@ void place_abandon(struct place *p);
  */
 int place_make(struct place *p, const char *name, struct vm_config *cfg);
 
+/* -- saves.c -------------------------------------------------------------- */
+
+/* The machine was saved to this file.  0 or a negative errno. */
+int saves_note(const struct place *p, const char *file);
+/* Such a file is there and needs the folder; has complained. */
+bool saves_need(const struct place *p);
+
+/* -- all of them ---------------------------------------------------------- */
+
 /* Calls f for each machine, in the order of their names. */
 int place_each(int (*f)(void *opaque, struct place *p), void *opaque);
 

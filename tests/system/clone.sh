@@ -151,6 +151,14 @@ for n in p-1 p-2 q-1; do
 	beats $n 3
 done
 "$husk" kill o p-1 p-2 q-1
+# What a saved machine stands on is not taken away by mistake.
+! "$husk" delete o 2>"$tmp/err" || fail "deleted under a saved machine"
+grep -q "$tmp/file goes on from its disks" "$tmp/err" || fail "$(cat "$tmp/err")"
+[ "$(wc -l <"$o/saves")" = 1 ] || fail "saves: $(cat "$o/saves")"
+"$husk" restore "$tmp/file" --name r
+beats r 3
+"$husk" kill r
+rm "$tmp/file"
 "$husk" delete o
 for n in p-1 q-1; do
 	! grep "$o" "$tmp/data/husk/$n/vm.json" || fail "$n needs what is gone"
