@@ -124,15 +124,15 @@ class Machine:
         self.name, self.argv, self.extra = name, argv, extra
 
     def command(self, kernel, initrd=None, cmdline='', memory=1024,
-                disk=None):
+                disk=None, cpus=1):
         append = f'console=ttyS0 quiet {self.extra} {cmdline}'
-        return self.argv(kernel, initrd, append, memory, disk)
+        return self.argv(kernel, initrd, append, memory, disk, cpus)
 
 
 def husk(name, exe, engine):
-    def argv(kernel, initrd, append, memory, disk=None):
+    def argv(kernel, initrd, append, memory, disk=None, cpus=1):
         a = [exe, 'run', '--kernel', kernel, '--memory', f'{memory}M',
-             '--cmdline', append, '--device', 'debug-exit']
+             '--cpus', str(cpus), '--cmdline', append, '--device', 'debug-exit']
         if engine:
             a += ['--engine', engine]
         if disk:
@@ -142,9 +142,9 @@ def husk(name, exe, engine):
 
 
 def qemu(name, machine, extra='', options=()):
-    def argv(kernel, initrd, append, memory, disk=None):
+    def argv(kernel, initrd, append, memory, disk=None, cpus=1):
         a = [QEMU, '-machine', machine, '-accel', 'tcg', '-cpu', 'max',
-             '-smp', '1', '-m', str(memory), '-nodefaults', '-display',
+             '-smp', str(cpus), '-m', str(memory), '-nodefaults', '-display',
              'none', '-serial', 'stdio', '-no-reboot', '-device',
              'isa-debug-exit', *options, '-kernel', kernel,
              '-append', append]

@@ -17,8 +17,10 @@
  */
 #include "bench.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +40,7 @@ static const struct workload *const groups[] = {
 };
 
 static const char *running = "";
+static unsigned cpus = 1; /* each workload so many times at once */
 
 /* The driver reads its clocks when a line arrives: it must not linger. */
 static void flush(void)
@@ -118,18 +121,29 @@ static const struct workload *find(const char *name)
 	return NULL;
 }
 
+static uint64_t work_of(const struct workload *w, double scale)
+{
+	uint64_t n = (uint64_t)((double)w->n * scale);
+
+	return n ? n : 1;
+}
+
+static void stay_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
 /* In a process of its own: its faults and its memory end with it. */
 static void run_one(const struct workload *w, double scale)
 {
-	uint64_t n = (uint64_t)((double)w->n * scale), cpu, wall, check;
-	cpu_set_t set;
+	uint64_t n = work_of(w, scale), cpu, wall, check;
 
-	if (!n)
-		n = 1;
 	/* A guest has one vCPU; the host's part of the race gets one CPU. */
-	CPU_ZERO(&set);
-	CPU_SET(sched_getcpu(), &set);
-	sched_setaffinity(0, sizeof(set), &set);
+	stay_on(sched_getcpu());
 	if (w->setup)
 		w->setup(n);
 	printf("@begin %s\n", w->name);
@@ -139,6 +153,68 @@ static void run_one(const struct workload *w, double scale)
 	check = w->run(n);
 	wall = wall_ns() - wall;
 	cpu = cpu_ns() - cpu;
+	printf("@end %s %llu %llu %016llx\n", w->name, (unsigned long long)cpu,
+	       (unsigned long long)wall, (unsigned long long)check);
+	flush();
+	_exit(0);
+}
+
+/* One of several: says that it is ready, and does the work when all are. */
+static void take_part(const struct workload *w, double scale, int cpu, int said,
+		      int go)
+{
+	uint64_t n = work_of(w, scale), check = 0;
+	char dir[32];
+
+	stay_on(cpu);
+	snprintf(dir, sizeof(dir), "cpu%d", cpu);
+	if ((mkdir(dir, 0755) && errno != EEXIST) || chdir(dir))
+		fail("no scratch directory");
+	if (w->setup)
+		w->setup(n);
+	if (write(said, &check, sizeof(check)) < 0 ||
+	    read(go, &check, sizeof(check)) < 0)
+		fail("no way to start");
+	check = w->run(n);
+	_exit(write(said, &check, sizeof(check)) < 0);
+}
+
+static bool hear(int said, uint64_t *check)
+{
+	return read(said, check, sizeof(*check)) == sizeof(*check);
+}
+
+static void run_all(const struct workload *w, double scale)
+{
+	uint64_t cpu, wall, check = 0, other;
+	int said[2], go[2];
+	bool ok = !pipe(said) && !pipe(go);
+
+	for (unsigned i = 0; ok && i < cpus; i++) {
+		if (!fork()) {
+			close(said[0]);
+			close(go[1]);
+			take_part(w, scale, (int)i, said[1], go[0]);
+		}
+	}
+	close(said[1]);
+	for (unsigned i = 0; ok && i < cpus; i++)
+		ok = hear(said[0], &check);
+	printf("@begin %s\n", w->name);
+	flush();
+	cpu = cpu_ns();
+	wall = wall_ns();
+	close(go[1]);
+	for (unsigned i = 0; ok && i < cpus; i++) {
+		ok = hear(said[0], &other) && (!i || other == check);
+		check = other;
+	}
+	wall = wall_ns() - wall;
+	while (wait(NULL) > 0)
+		;
+	cpu = cpu_ns() - cpu;
+	if (!ok)
+		fail("one of them failed or has another value");
 	printf("@end %s %llu %llu %016llx\n", w->name, (unsigned long long)cpu,
 	       (unsigned long long)wall, (unsigned long long)check);
 	flush();
@@ -158,6 +234,8 @@ static void run(const char *name, double scale)
 	}
 	fflush(stdout);
 	pid = fork();
+	if (!pid && cpus > 1)
+		run_all(w, scale);
 	if (!pid)
 		run_one(w, scale);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
@@ -197,7 +275,7 @@ static void announce(const char *what, const char *value)
 _Noreturn static void be_init(void)
 {
 	static char cmdline[4096], copy[4096];
-	char up[32] = "0", *names, *scale;
+	char up[32] = "0", *names, *scale, *count;
 	FILE *f;
 
 	mount("d", "/dev", "devtmpfs", 0, NULL);
@@ -215,6 +293,10 @@ _Noreturn static void be_init(void)
 	f = fopen("/proc/cmdline", "r");
 	if (f && !fgets(cmdline, sizeof(cmdline), f))
 		cmdline[0] = 0;
+	count = strstr(cmdline, "bench.cpus=");
+	if (count)
+		cpus = (unsigned)strtoul(count + strlen("bench.cpus="), NULL,
+					 10);
 	memcpy(copy, cmdline, sizeof(copy));
 	names = word_of(cmdline, "bench.run=");
 	scale = word_of(copy, "bench.scale=");
@@ -233,6 +315,8 @@ int main(int argc, char **argv)
 {
 	if (argc > 1 && !strcmp(argv[1], "--true"))
 		return 5;
+	if (getenv("CPUS"))
+		cpus = (unsigned)strtoul(getenv("CPUS"), NULL, 10);
 	setenv("LC_ALL", "C", 1);
 	setenv("OPENSSL_CONF", "/dev/null", 1);
 	if (getpid() == 1)
