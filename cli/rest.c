@@ -4,10 +4,12 @@
  *
  * Programs that drive those (Podman, Minikube, CRC) need three requests, so
  * this reads no more of HTTP than they are made of.  A page in a browser must
- * not reach a machine by the port: what has an Origin is refused.
+ * not reach a machine by the port: what has an Origin is refused, and what asks
+ * for a host by a name that somebody could have given our address.
  */
 #include "rest.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <json-c/json.h>
@@ -39,6 +41,7 @@ struct rest {
 	struct session *session;
 	int listener;
 	char path[108]; /* of a Unix socket, or "" */
+	char host[256]; /* as it was given, or "" */
 	unsigned long turn;
 	struct client client[REST_CLIENTS];
 };
@@ -114,7 +117,7 @@ static int open_tcp(struct rest *r, const char *uri, const char *where)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found;
 	const char *colon = strrchr(where, ':');
-	char host[256];
+	char *host = r->host;
 	size_t n = colon ? (size_t)(colon - where) : 0;
 	int ret;
 
@@ -122,7 +125,7 @@ static int open_tcp(struct rest *r, const char *uri, const char *where)
 		where++;
 		n -= 2;
 	}
-	if (!n || n >= sizeof(host) || !colon[1] ||
+	if (!n || n >= sizeof(r->host) || !colon[1] ||
 	    strspn(colon + 1, "0123456789") != strlen(colon + 1)) {
 		complain("--restful-uri %s: a host and a port are needed, as "
 			 "in tcp://localhost:8081",
@@ -494,8 +497,24 @@ static void serve(struct rest *r, struct client *k, const struct request *q,
 		refuse(k, 405, "not with this method");
 }
 
+/* An address, which nobody else can have named, localhost, or our own name. */
+static bool is_ours(const struct rest *r, char *host)
+{
+	struct in6_addr a;
+	char *end = *host == '[' ? strchr(host, ']') : strrchr(host, ':');
+
+	if (*r->path)
+		return true;
+	if (end)
+		*end = 0;
+	if (*host == '[')
+		return inet_pton(AF_INET6, host + 1, &a) == 1;
+	return inet_pton(AF_INET, host, &a) == 1 ||
+	       !strcasecmp(host, "localhost") || !strcasecmp(host, r->host);
+}
+
 /* 0, or the status of the refusal. */
-static int take_header(struct request *q, char *line)
+static int take_header(const struct rest *r, struct request *q, char *line)
 {
 	char *value = strchr(line, ':'), *end;
 
@@ -504,6 +523,8 @@ static int take_header(struct request *q, char *line)
 	*value++ = 0;
 	value += strspn(value, " \t");
 	if (!strcasecmp(line, "Origin"))
+		q->foreign = true;
+	if (!strcasecmp(line, "Host") && !is_ours(r, value))
 		q->foreign = true;
 	/* A body in pieces: nobody sends one so small that way. */
 	if (!strcasecmp(line, "Transfer-Encoding"))
@@ -520,7 +541,7 @@ static int take_header(struct request *q, char *line)
 }
 
 /* The head up to end, which is cut up.  0, or the status of the refusal. */
-static int take_head(struct request *q, char *head)
+static int take_head(const struct rest *r, struct request *q, char *head)
 {
 	char *rest, *line = strtok_r(head, "\r\n", &rest), *word;
 	int ret = 0;
@@ -531,7 +552,7 @@ static int take_head(struct request *q, char *head)
 	if (!line || strncmp(line, "HTTP/1.", 7) != 0)
 		return 400;
 	while (!ret && (line = strtok_r(NULL, "\r\n", &rest)))
-		ret = take_header(q, line);
+		ret = take_header(r, q, line);
 	return ret;
 }
 
@@ -552,7 +573,7 @@ static void take_request(struct rest *r, struct client *k, struct vm *vm)
 	n = (size_t)(end - k->in);
 	memcpy(head, k->in, n);
 	head[n] = 0;
-	ret = take_head(&q, head);
+	ret = take_head(r, &q, head);
 	n += 4;
 	if (ret) {
 		refuse(k, ret, "not a request that is understood");

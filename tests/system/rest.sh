@@ -95,6 +95,11 @@ check(state('Explode')[0], 500)
 check(state('Start')[0], 500)
 check(ask('POST', '/vm/state', '{"state":"HardStop"}',
           {'Origin': 'http://example.com'})[0], 403)
+# Somebody's name for this host's address is not ours.
+tcp = where.startswith('tcp://')
+for host, want in (('example.com:80', 403 if tcp else 200), ('127.0.0.1:1', 200),
+                   ('[::1]:1', 200), ('LOCALHOST', 200)):
+    check(ask('GET', '/vm/state', headers={'Host': host})[0], want)
 check(raw(b'POST /vm/state HTTP/1.1\r\nContent-Length: 5000\r\n\r\n'), b'413')
 check(raw(b'nothing\r\n\r\n'), b'400')
 check(raw(b'GET\r\n\r\n'), b'400')
