@@ -181,6 +181,7 @@ static void request(struct fs *fs, const uint8_t *d, size_t len)
 	to[1] = (struct iovec){ out + to[0].iov_len,
 				d[3] & 2 ? d[3] : sizeof(out) - 16 };
 	memset(out, 0, sizeof(out));
+	m.quick = d[3] & 4;
 	ret = fs_serve(fs, &m);
 	if (ret > (ssize_t)(to[0].iov_len + to[1].iov_len))
 		abort();

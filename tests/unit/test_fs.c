@@ -1311,6 +1311,21 @@ static int device_answer(struct mock *m, unsigned desc, void *body, size_t len)
 	return h.error;
 }
 
+/* Requests are served by who rings, as a vCPU of engine soft does. */
+static bool on_vcpu;
+
+static int be_vcpu(void **state)
+{
+	on_vcpu = true;
+	return 0;
+}
+
+static int be_another(void **state)
+{
+	on_vcpu = false;
+	return 0;
+}
+
 static void device_make(struct mock *m, struct share *s)
 {
 	static struct fs_config cfg;
@@ -1319,6 +1334,7 @@ static void device_make(struct mock *m, struct share *s)
 	*s = plain();
 	cfg = (struct fs_config){ .path = s->dir };
 	assert_true(mock_create(m, &virtio_fs_class, &arg));
+	m->env.cheap_exits = on_vcpu;
 	assert_int_equal(m->v->config[36], 1);
 	assert_string_equal((char *)m->v->config, "tag");
 }
@@ -1422,6 +1438,7 @@ static void test_device_waiting(void **state)
 		struct virtio_fs_arg arg = { .tag = "tag", .config = &cfg };
 
 		assert_true(mock_create(&m2, &virtio_fs_class, &arg));
+		m2.env.cheap_exits = on_vcpu;
 	}
 	memcpy(&m2.mem, &m.mem, sizeof(m.mem));
 	virtio_pause(m2.dev);
@@ -1491,8 +1508,14 @@ int main(void)
 		cmocka_unit_test(test_swap),
 		cmocka_unit_test(test_removed),
 		cmocka_unit_test(test_device),
+		cmocka_unit_test_setup_teardown(test_device, be_vcpu,
+						be_another),
 		cmocka_unit_test(test_device_waiting),
+		cmocka_unit_test_setup_teardown(test_device_waiting, be_vcpu,
+						be_another),
 		cmocka_unit_test(test_device_reset),
+		cmocka_unit_test_setup_teardown(test_device_reset, be_vcpu,
+						be_another),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

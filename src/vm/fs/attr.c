@@ -530,8 +530,11 @@ int attr_new(struct req *r, struct inode *dir, int fd, mode_t mode,
 	};
 	struct fs *fs = r->fs;
 	struct statx sx, up;
-	int ret = fd_stat(fd, &sx);
+	int ret;
 
+	if (!fs->mapped && !is_special(mode) && thread_has_umask())
+		return 0; /* it is all as asked for */
+	ret = fd_stat(fd, &sx);
 	if (ret)
 		return ret;
 	if (is_special(mode) && S_ISREG(sx.stx_mode)) {
@@ -541,7 +544,7 @@ int attr_new(struct req *r, struct inode *dir, int fd, mode_t mode,
 	}
 	if (!fs->mapped) {
 		/* The umask of the process was in the way. */
-		if (!atomic_load(&fs->own_umask) && !S_ISLNK(mode) &&
+		if (!thread_has_umask() && !S_ISLNK(mode) &&
 		    (sx.stx_mode & 0777) != (mode & 0777))
 			return real_chmod(fd, (sx.stx_mode & 07000) |
 						      (mode & 0777));

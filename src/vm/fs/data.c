@@ -66,6 +66,31 @@ int op_opendir(struct req *r)
 	return open_it(r, 0, true, false);
 }
 
+static ssize_t read_all(int fd, const struct iovec *iov, unsigned n, off_t at)
+{
+	ssize_t got = preadv(fd, iov, (int)n, at);
+
+	return got < 0 ? -errno : got;
+}
+
+/*
+ * All that is in memory, or -EAGAIN.  Less than was asked for is the end of the
+ * file if there is nothing behind it.
+ */
+static ssize_t read_quick(int fd, const struct iovec *iov, unsigned n,
+			  size_t size, off_t at)
+{
+	ssize_t got = preadv2(fd, iov, (int)n, at, RWF_NOWAIT);
+	char more;
+
+	if (got < 0)
+		return errno == EOPNOTSUPP ? read_all(fd, iov, n, at) : -errno;
+	if ((size_t)got < size &&
+	    preadv2(fd, &(struct iovec){ &more, 1 }, 1, at + got, RWF_NOWAIT))
+		return -EAGAIN;
+	return got;
+}
+
 int op_read(struct req *r)
 {
 	const struct fuse_read_in *a = r->args;
@@ -83,12 +108,15 @@ int op_read(struct req *r)
 		return ret;
 	n = pieces(r->m->out, r->m->nout, sizeof(struct fuse_out_header),
 		   MIN(size, MAX_WRITE), iov);
-	got = preadv(h->fd, iov, (int)n, (off_t)a->offset);
-	ret = got < 0 ? -errno : 0;
+	if (r->m->quick)
+		got = read_quick(h->fd, iov, n, MIN(size, MAX_WRITE),
+				 (off_t)a->offset);
+	else
+		got = read_all(h->fd, iov, n, (off_t)a->offset);
 	handle_put(r->fs, h);
-	if (!ret)
+	if (got >= 0)
 		r->answered = (size_t)got;
-	return ret;
+	return (int)MIN(got, 0);
 }
 
 static ssize_t write_out(struct handle *h, const struct fuse_write_in *a,
@@ -173,7 +201,7 @@ int op_flush(struct req *r)
 	if (ret)
 		return ret;
 	locks_release(r->fs, h->inode, a->lock_owner);
-	if ((h->flags & O_ACCMODE) != O_RDONLY) {
+	if ((h->flags & O_ACCMODE) != O_RDONLY && atomic_load(&r->fs->remote)) {
 		fd = dup(h->fd);
 		if (fd >= 0 && close(fd))
 			ret = -errno;

@@ -44,18 +44,23 @@ int fs_open(const struct fs_config *cfg, struct fs **fs,
 	    struct husk_error *err);
 void fs_close(struct fs *fs); /* NULL is fine; nobody serves any more */
 
-/* For a thread that only serves: its own umask, no groups of ours. */
+/*
+ * On each thread that serves, before it does: its own umask, no groups of ours.
+ * Costs nothing from the second time on.
+ */
 void fs_thread_init(struct fs *fs);
 
 struct fs_message {
 	const struct iovec *in, *out;
 	unsigned nin, nout;
-	bool last; /* do not say FS_WAIT again */
+	bool last;  /* do not say FS_WAIT again */
+	bool quick; /* say FS_WAIT to what may have to wait for the host */
 };
 enum { FS_WAIT = -11 };
 /*
  * Bytes of the answer in out, 0 for none; FS_WAIT: a lock that others hold,
- * serve it again later; -EPROTO: not a request.
+ * serve it again later; -EPROTO: not a request.  A quick one is only looked at
+ * before FS_WAIT.
  */
 ssize_t fs_serve(struct fs *fs, const struct fs_message *m);
 /* Changes whenever a lock that somebody waits for may be free. */

@@ -11,10 +11,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -608,6 +610,38 @@ static void identify(struct inode *i, const struct statx *sx)
 	i->type = sx->stx_mode & S_IFMT;
 }
 
+/* A server or a process of the host that is gone answers never. */
+static bool is_local(int fd)
+{
+	static const uint32_t magic[] = {
+		EXT4_SUPER_MAGIC,     XFS_SUPER_MAGIC,
+		BTRFS_SUPER_MAGIC,    TMPFS_MAGIC,
+		RAMFS_MAGIC,	      OVERLAYFS_SUPER_MAGIC,
+		F2FS_SUPER_MAGIC,     0xca451a4e /* bcachefs */,
+		0x2fc12fc1 /* zfs */, SQUASHFS_MAGIC,
+		EROFS_SUPER_MAGIC_V1, MSDOS_SUPER_MAGIC,
+		ISOFS_SUPER_MAGIC,
+	};
+	struct statfs st;
+
+	if (fstatfs(fd, &st))
+		return false;
+	for (unsigned i = 0; i < ARRAY_SIZE(magic); i++)
+		if ((uint32_t)st.f_type == magic[i])
+			return true;
+	return false;
+}
+
+static void look_at_device(struct fs *fs, int fd, const struct statx *sx)
+{
+	if (dev_of(sx) == atomic_load(&fs->known_dev))
+		return;
+	if (is_local(fd))
+		atomic_store(&fs->known_dev, dev_of(sx));
+	else
+		atomic_store(&fs->remote, true);
+}
+
 /* Takes fd unless it fails; -1: there is no directory. */
 int inode_init_root(struct fs *fs, int fd)
 {
@@ -617,6 +651,9 @@ int inode_init_root(struct fs *fs, int fd)
 
 	if (ret)
 		return ret;
+	atomic_store(&fs->remote, false);
+	if (fd >= 0)
+		look_at_device(fs, fd, &sx);
 	pthread_mutex_lock(&fs->lock);
 	if (!i) {
 		i = inode_new_locked(fs, FUSE_ROOT_ID, fd);
@@ -643,6 +680,7 @@ int inode_learn(struct fs *fs, struct inode *dir, const char *name, int fd,
 {
 	struct inode *i;
 
+	look_at_device(fs, fd, sx);
 	pthread_mutex_lock(&fs->lock);
 	i = find_key(fs, sx);
 	if (i && i->fd < 0) {

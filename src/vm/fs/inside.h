@@ -82,7 +82,9 @@ struct fs {
 	bool mapped;		     /* (i) FS_OWNER_HOST */
 	uint32_t host_uid, host_gid; /* (i) */
 	int proc;		     /* (i) /proc/self/fd */
-	atomic_bool own_umask, no_xattr, told;
+	atomic_bool no_xattr, told;
+	atomic_bool remote;	    /* some of it is not on this machine */
+	_Atomic uint64_t known_dev; /* one that is not remote */
 	atomic_uint unlocks;
 
 	pthread_rwlock_t session; /* requests read, swap writes */
@@ -120,6 +122,7 @@ struct req {
 /* server.c */
 void fs_log(struct fs *fs, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+bool thread_has_umask(void); /* of its own: none */
 /* The body of the answer; -ERANGE: no room. */
 int answer(struct req *r, const void *data, size_t len);
 /* The part [off, off + len) of a list; out has room for all of it. */

@@ -360,9 +360,9 @@ static int open_flags(unsigned flags)
 	return (int)(flags & (O_ACCMODE | O_TRUNC | O_SYNC | O_DSYNC));
 }
 
-/* Takes both descriptors. */
+/* Takes both descriptors.  made: it is new. */
 static int answer_created(struct req *r, struct inode *dir, const char *name,
-			  int fd, int path, unsigned flags)
+			  int fd, int path, unsigned flags, bool made)
 {
 	struct {
 		struct fuse_entry_out entry;
@@ -386,6 +386,8 @@ static int answer_created(struct req *r, struct inode *dir, const char *name,
 	if (ret) {
 		close(fd);
 	} else {
+		if (made)
+			i->no_caps = true;
 		ret = handle_add(r->fs, i, fd, flags, false, &out.open.fh);
 		inode_put(r->fs, i);
 	}
@@ -425,16 +427,20 @@ int op_create(struct req *r)
 	mode_t mode = S_IFREG | (a->mode & 07777);
 	int flags = open_flags(a->flags), fd, path = -1;
 	struct inode *dir;
+	bool made;
 	int ret = inode_get(r->fs, r->h.nodeid, &dir);
 
 	if (ret)
 		return ret;
 	fd = make_file(r, dir, r->name, flags, mode, 0);
-	if (fd >= 0)
+	made = fd >= 0;
+	if (made)
 		path = path_of(r->fs, fd);
 	else if (fd == -EEXIST && !(a->flags & O_EXCL))
 		fd = open_existing(r, dir, flags, &path);
-	ret = fd < 0 ? fd : answer_created(r, dir, r->name, fd, path, a->flags);
+	ret = fd < 0 ? fd
+		     : answer_created(r, dir, r->name, fd, path, a->flags,
+				      made);
 	inode_put(r->fs, dir);
 	return ret;
 }
@@ -457,7 +463,7 @@ int op_tmpfile(struct req *r)
 	ret = fd < 0 ? fd : attr_new(r, dir, fd, mode, 0);
 	if (!ret)
 		ret = answer_created(r, dir, NULL, fd, path_of(r->fs, fd),
-				     a->flags);
+				     a->flags, true);
 	else if (fd >= 0)
 		close(fd);
 	inode_put(r->fs, dir);

@@ -22,12 +22,14 @@
 #include "base/error.h"
 
 enum {
-	OLDEST_MINOR = 27, /* Linux 4.20 */
-	WRITES = 1,	   /* refused when the share is read-only */
-	SILENT = 2,	   /* has no answer */
-	REST = 4,	   /* something follows: checked by the function */
-	TARGET = 8,	   /* the second name is the text of a link */
-	LOOSEN = 16,	   /* root in the guest is never denied this */
+	OLDEST_MINOR = 27,    /* Linux 4.20 */
+	WRITES = 1,	      /* refused when the share is read-only */
+	SILENT = 2,	      /* has no answer */
+	REST = 4,	      /* something follows: checked by the function */
+	TARGET = 8,	      /* the second name is the text of a link */
+	LOOSEN = 16,	      /* root in the guest is never denied this */
+	SLOW = 32,	      /* often waits for a disk or somebody else */
+	MAX_QUICK = 64 << 10, /* bytes */
 };
 
 struct op {
@@ -63,7 +65,7 @@ static const struct op ops[] = {
 	[FUSE_WRITE] = { op_write, SIZE(write), 0, WRITES | REST },
 	[FUSE_STATFS] = { op_statfs, 0, 0, 0 },
 	[FUSE_RELEASE] = { op_release, SIZE(release), 0, 0 },
-	[FUSE_FSYNC] = { op_fsync, SIZE(fsync), 0, 0 },
+	[FUSE_FSYNC] = { op_fsync, SIZE(fsync), 0, SLOW },
 	[FUSE_SETXATTR] = { op_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, 1,
 			    WRITES | REST | LOOSEN },
 	[FUSE_GETXATTR] = { op_getxattr, SIZE(getxattr), 1, LOOSEN },
@@ -74,23 +76,23 @@ static const struct op ops[] = {
 	[FUSE_READDIR] = { op_readdir, SIZE(read), 0, 0 },
 	[FUSE_READDIRPLUS] = { op_readdirplus, SIZE(read), 0, LOOSEN },
 	[FUSE_RELEASEDIR] = { op_releasedir, SIZE(release), 0, 0 },
-	[FUSE_FSYNCDIR] = { op_fsyncdir, SIZE(fsync), 0, 0 },
-	[FUSE_GETLK] = { op_getlk, SIZE(lk), 0, 0 },
-	[FUSE_SETLK] = { op_setlk, SIZE(lk), 0, 0 },
-	[FUSE_SETLKW] = { op_setlkw, SIZE(lk), 0, 0 },
+	[FUSE_FSYNCDIR] = { op_fsyncdir, SIZE(fsync), 0, SLOW },
+	[FUSE_GETLK] = { op_getlk, SIZE(lk), 0, SLOW },
+	[FUSE_SETLK] = { op_setlk, SIZE(lk), 0, SLOW },
+	[FUSE_SETLKW] = { op_setlkw, SIZE(lk), 0, SLOW },
 	[FUSE_ACCESS] = { op_access, SIZE(access), 0, 0 },
 	[FUSE_CREATE] = { op_create, SIZE(create), 1, WRITES | LOOSEN },
 	[FUSE_TMPFILE] = { op_tmpfile, SIZE(create), 0,
-			   WRITES | REST | LOOSEN },
+			   WRITES | REST | LOOSEN | SLOW },
 	[FUSE_INTERRUPT] = { op_interrupt, SIZE(interrupt), 0, SILENT },
 	[FUSE_DESTROY] = { op_nothing, 0, 0, 0 },
 	[FUSE_BATCH_FORGET] = { op_batch_forget, SIZE(batch_forget), 0,
 				SILENT | REST },
-	[FUSE_FALLOCATE] = { op_fallocate, SIZE(fallocate), 0, WRITES },
-	[FUSE_LSEEK] = { op_lseek, SIZE(lseek), 0, 0 },
+	[FUSE_FALLOCATE] = { op_fallocate, SIZE(fallocate), 0, WRITES | SLOW },
+	[FUSE_LSEEK] = { op_lseek, SIZE(lseek), 0, SLOW },
 	[FUSE_COPY_FILE_RANGE] = { op_copy_file_range, SIZE(copy_file_range), 0,
-				   WRITES },
-	[FUSE_SYNCFS] = { op_syncfs, SIZE(syncfs), 0, 0 },
+				   WRITES | SLOW },
+	[FUSE_SYNCFS] = { op_syncfs, SIZE(syncfs), 0, SLOW },
 	[OP_STATX] = { op_statx, 24, 0, 0 },
 };
 
@@ -339,6 +341,15 @@ static int perform(struct req *r, size_t len)
 	return ret;
 }
 
+/* What the host has in memory most of the time. */
+static bool is_quick(struct fs *fs, const struct fuse_in_header *h, size_t room)
+{
+	return h->opcode < ARRAY_SIZE(ops) && ops[h->opcode].f &&
+	       !(ops[h->opcode].flags & SLOW) && h->len <= MAX_QUICK &&
+	       room <= MAX_QUICK &&
+	       !atomic_load_explicit(&fs->remote, memory_order_relaxed);
+}
+
 static bool is_silent(uint32_t opcode)
 {
 	return opcode < ARRAY_SIZE(ops) && ops[opcode].flags & SILENT;
@@ -348,7 +359,8 @@ static ssize_t respond(struct req *r, int ret)
 {
 	struct fuse_out_header out = { .unique = r->h.unique };
 
-	if (ret == FS_WAIT && r->h.opcode == FUSE_SETLKW)
+	if (ret == FS_WAIT && (r->h.opcode == FUSE_SETLKW ||
+			       (r->m->quick && r->h.opcode == FUSE_READ)))
 		return FS_WAIT;
 	if (is_silent(r->h.opcode))
 		return 0;
@@ -381,6 +393,8 @@ ssize_t fs_serve(struct fs *fs, const struct fs_message *m)
 	} else {
 		r.room = out - sizeof(struct fuse_out_header);
 	}
+	if (m->quick && !is_quick(fs, &r.h, r.room))
+		return FS_WAIT;
 	len = r.h.len - sizeof(r.h);
 	if (r.h.opcode == FUSE_WRITE)
 		len = MIN(len, sizeof(struct fuse_write_in));
@@ -420,16 +434,29 @@ static bool is_privileged(void)
 	       (d[0] & need) == need;
 }
 
+/* What the kernel knows of this thread alone. */
+static __thread struct {
+	bool asked, has_umask, no_groups;
+} thread;
+
+bool thread_has_umask(void)
+{
+	return thread.has_umask;
+}
+
 void fs_thread_init(struct fs *fs)
 {
 	/* A new file gets the mode that the guest says. */
-	if (!unshare(CLONE_FS)) {
+	if (!thread.asked && !unshare(CLONE_FS)) {
 		umask(0);
-		atomic_store(&fs->own_umask, true);
+		thread.has_umask = true;
 	}
+	thread.asked = true;
 	/* Nobody is in a group only because we are; this thread alone. */
-	if (!fs->mapped)
+	if (!fs->mapped && !thread.no_groups) {
 		syscall(SYS_setgroups, 0, NULL);
+		thread.no_groups = true;
+	}
 }
 
 static int open_share(const char *path, struct husk_error *err)
