@@ -40,21 +40,24 @@ static void show(const char *what, const uint8_t *code)
 
 static void look(const uint8_t *code)
 {
-	const ZydisDecodedInstruction *i = form_look(with, code, BYTES);
+	const struct instruction *i = form_look(with, code, BYTES);
+	ZydisDecodedInstruction full;
 	ZydisDecoderContext ctx;
-	ZydisDecodedInstruction is;
+	struct instruction is;
 	ZydisDecoder z;
 
 	if (!i)
 		return;
 	decode_init(&z, MODE_64);
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, &ctx, code, BYTES,
-							&is)) ||
-	    is.length != i->length || is.mnemonic != i->mnemonic ||
-	    is.meta.category != i->meta.category ||
-	    is.cpu_flags != i->cpu_flags ||
-	    /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
-	    memcmp(is.raw.imm, i->raw.imm, sizeof(is.raw.imm)))
+							&full))) {
+		show("a look", code);
+		return;
+	}
+	view_instruction(&is, &full);
+	is.operand_count = i->operand_count;
+	/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
+	if (memcmp(&is, i, sizeof(is)))
 		show("a look", code);
 }
 

@@ -10,15 +10,15 @@
  */
 #include "hv/soft/trans/trans.h"
 
-static bool is_rip(const ZydisDecodedOperand *op)
+static bool is_rip(const struct operand *op)
 {
 	return op->mem.base == ZYDIS_REGISTER_RIP ||
 	       op->mem.base == ZYDIS_REGISTER_EIP;
 }
 
-static int64_t disp_of(const ZydisDecodedOperand *op)
+static int64_t disp_of(const struct operand *op)
 {
-	return op->mem.disp.has_displacement ? op->mem.disp.value : 0;
+	return op->mem.disp;
 }
 
 /* Host register that holds guest register reg now; loads into temp. */
@@ -54,7 +54,7 @@ bool address_fits(const struct tctx *x, const struct tinsn *ti)
 }
 
 void emit_lea(struct tctx *x, const struct tinsn *ti,
-	      const ZydisDecodedOperand *op, unsigned to, bool wide)
+	      const struct operand *op, unsigned to, bool wide)
 {
 	struct emit *e = &x->e;
 	int base = -1, index = -1;
@@ -100,7 +100,7 @@ static void check_limit(struct tctx *x, struct tinsn *ti, unsigned size)
 }
 
 void emit_address(struct tctx *x, struct tinsn *ti,
-		  const ZydisDecodedOperand *op)
+		  const struct operand *op)
 {
 	emit_lea(x, ti, op, T0, ti->d.i.address_width == 64);
 	/* Of flat segments the page's end is the limit too. */

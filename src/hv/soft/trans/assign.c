@@ -14,7 +14,7 @@
 
 enum { ENTER_COST = 8, EAGER_COST = 2, PINNED = 1 << 16 };
 
-static bool is_high(const ZydisDecodedOperand *op)
+static bool is_high(const struct operand *op)
 {
 	return is_gpr_op(op) && reg_number(op->reg.value) >= 16;
 }
@@ -34,7 +34,7 @@ static void count(unsigned uses[16], const struct decoded *d)
 	for (unsigned n = 0; n < d->i.operand_count; n++)
 		high |= is_high(&d->op[n]);
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 		unsigned by =
 			op->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT
 				? PINNED
@@ -63,7 +63,7 @@ static void count(unsigned uses[16], const struct decoded *d)
 static bool loops(const struct tctx *x)
 {
 	for (unsigned n = 0; n < x->n; n++) {
-		const ZydisDecodedInstruction *i = &x->ti[n].d.i;
+		const struct instruction *i = &x->ti[n].d.i;
 
 		if ((i->meta.category == ZYDIS_CATEGORY_COND_BR ||
 		     i->meta.category == ZYDIS_CATEGORY_UNCOND_BR) &&

@@ -21,7 +21,7 @@ static unsigned opcode(ZydisMnemonic m)
 
 bool emit_bits(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *op = &ti->d.op[0];
+	const struct operand *op = &ti->d.op[0];
 	bool need = ti->reads || (ti->writes && ti->live_out & ~ti->kills);
 	bool wide = ti->d.i.operand_width == 64;
 	unsigned code = opcode(ti->d.i.mnemonic), g;

@@ -34,7 +34,7 @@ void flags_restore(struct tctx *x)
 }
 
 /* A shift or rotation by CL changes no flag when the count is zero. */
-static bool counts_by_cl(const ZydisDecodedInstruction *i)
+static bool counts_by_cl(const struct instruction *i)
 {
 	return i->opcode_map == ZYDIS_OPCODE_MAP_0F
 		       ? i->opcode == 0xa5 || i->opcode == 0xad
@@ -42,7 +42,7 @@ static bool counts_by_cl(const ZydisDecodedInstruction *i)
 				 (i->opcode == 0xd2 || i->opcode == 0xd3);
 }
 
-static bool may_skip(const ZydisDecodedInstruction *i)
+static bool may_skip(const struct instruction *i)
 {
 	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return false;
@@ -59,7 +59,7 @@ static bool may_skip(const ZydisDecodedInstruction *i)
 }
 
 /* Near branches; of the other enders nothing is known about flags. */
-static bool plain_branch(const ZydisDecodedInstruction *i)
+static bool plain_branch(const struct instruction *i)
 {
 	if (i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return false;
@@ -78,7 +78,7 @@ static bool plain_branch(const ZydisDecodedInstruction *i)
  * their flags.  Of an access that faults, or reaches a device, flags that
  * nobody reads afterwards may be old.
  */
-static bool shows_flags(const ZydisDecodedInstruction *i)
+static bool shows_flags(const struct instruction *i)
 {
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_DIV:
@@ -96,19 +96,11 @@ static bool shows_flags(const ZydisDecodedInstruction *i)
 	}
 }
 
-static void flag_effects(const ZydisDecodedInstruction *i, uint16_t *reads,
+static void flag_effects(const struct instruction *i, uint16_t *reads,
 			 uint16_t *writes, uint16_t *kills)
 {
-	const ZydisAccessedFlags *f = i->cpu_flags;
-
-	*reads = shows_flags(i) ? FL_ARITH : 0;
-	*writes = *kills = 0;
-	if (!f)
-		return;
-	*reads |= (uint16_t)(f->tested & FL_ARITH);
-	*writes =
-		(uint16_t)((f->modified | f->set_0 | f->set_1 | f->undefined) &
-			   FL_ARITH);
+	*reads = shows_flags(i) ? FL_ARITH : i->flags_tested;
+	*writes = i->flags_changed;
 	*kills = may_skip(i) ? 0 : *writes;
 }
 
@@ -123,22 +115,24 @@ static void mark(struct tctx *x, unsigned which, unsigned off, unsigned n)
 }
 
 /* What is at code, without its operands; NULL: nothing.  any: room. */
-static const ZydisDecodedInstruction *decode_ahead(const struct tctx *x,
+static const struct instruction *decode_ahead(const struct tctx *x,
 						   const uint8_t *code,
 						   unsigned avail,
-						   ZydisDecodedInstruction *any)
+						   struct instruction *any)
 {
-	const ZydisDecodedInstruction *i = form_look(x->c, code, avail);
+	const struct instruction *i = form_look(x->c, code, avail);
+	ZydisDecodedInstruction full;
 	ZydisDecoderContext ctx;
 	ZydisDecoder z;
 
 	if (i)
 		return i;
 	decode_init(&z, x->c->mode);
-	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, &ctx, code, avail,
-							  any))
-		       ? any
-		       : NULL;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&z, &ctx, code, avail,
+							&full)))
+		return NULL;
+	view_instruction(any, &full);
+	return any;
 }
 
 /* Where looking ahead has begun. */
@@ -166,8 +160,8 @@ static uint16_t look(struct tctx *x, uint64_t lin, unsigned depth,
 
 	for (unsigned n = 0; n < LOOK_AHEAD && open; n++) {
 		unsigned off = lin & 0xfff;
-		const ZydisDecodedInstruction *i;
-		ZydisDecodedInstruction any;
+		const struct instruction *i;
+		struct instruction any;
 		uint16_t r, w, k;
 		unsigned length;
 
@@ -237,7 +231,7 @@ uint64_t branch_target(const struct tctx *x, const struct tinsn *ti)
 			       (uint64_t)ti->d.i.raw.imm[0].value.s);
 }
 
-static bool direct(const ZydisDecodedInstruction *i)
+static bool direct(const struct instruction *i)
 {
 	return plain_branch(i) && i->raw.imm[0].is_relative;
 }
@@ -247,7 +241,7 @@ static void backwards(struct tctx *x, uint16_t live)
 {
 	for (unsigned n = x->n; n--;) {
 		struct tinsn *ti = &x->ti[n];
-		const ZydisDecodedInstruction *i = &ti->d.i;
+		const struct instruction *i = &ti->d.i;
 
 		if (direct(i) && i->meta.category == ZYDIS_CATEGORY_COND_BR)
 			live |= ti->live_to;
@@ -390,7 +384,7 @@ static bool is_vec(const struct decoded *d)
 	    d->i.meta.isa_ext != ZYDIS_ISA_EXT_BASE)
 		return true;
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 		ZydisRegisterClass cl;
 
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)

@@ -32,7 +32,7 @@ void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 /* Load the operand of a near indirect branch into T0; flags are spilled. */
 static bool load_target(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *op = &ti->d.op[0];
+	const struct operand *op = &ti->d.op[0];
 	unsigned g;
 
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -92,7 +92,7 @@ static void push_return(struct tctx *x, struct tinsn *ti)
 
 static bool plain_width(const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	return i->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
 	       !(i->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
@@ -160,7 +160,7 @@ static bool emit_jrcxz(struct tctx *x, struct tinsn *ti, uint16_t live)
 
 bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	if (ti->in.fn == op_undefined || !plain_width(ti) ||
 	    !address_fits(x, ti))

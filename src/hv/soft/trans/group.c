@@ -78,11 +78,11 @@ static int join(struct tctx *x, struct plan *p, const struct key *k,
 }
 
 static void plan_operand(struct tctx *x, struct plan *p, struct tinsn *ti,
-			 const ZydisDecodedOperand *op)
+			 const struct operand *op)
 {
 	unsigned align = operand_alignment(ti, op), size = op->size / 8;
 	struct key k = { .base = NONE, .index = NONE };
-	int64_t off = op->mem.disp.has_displacement ? op->mem.disp.value : 0;
+	int64_t off = op->mem.disp;
 	bool segment;
 
 	if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM || !size || size > 32 ||
@@ -142,7 +142,7 @@ static void plan_stack(struct tctx *x, struct plan *p, struct tinsn *ti,
 static bool constant_step(const struct tctx *x, const struct tinsn *ti,
 			  unsigned *reg, int64_t *by)
 {
-	const ZydisDecodedOperand *a = &ti->d.op[0], *b = &ti->d.op[1];
+	const struct operand *a = &ti->d.op[0], *b = &ti->d.op[1];
 
 	if (a->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 	    ZydisRegisterGetClass(a->reg.value) !=
@@ -160,7 +160,7 @@ static bool constant_step(const struct tctx *x, const struct tinsn *ti,
 	case ZYDIS_MNEMONIC_INC: *by = 1; return true;
 	case ZYDIS_MNEMONIC_DEC: *by = -1; return true;
 	case ZYDIS_MNEMONIC_LEA:
-		*by = b->mem.disp.has_displacement ? b->mem.disp.value : 0;
+		*by = b->mem.disp;
 		return ti->d.i.address_width == x->word * 8 &&
 		       b->mem.index == ZYDIS_REGISTER_NONE &&
 		       b->mem.base == a->reg.value;
@@ -197,7 +197,7 @@ static void plan_writes(const struct tctx *x, struct plan *p,
 		return;
 	}
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
@@ -337,7 +337,7 @@ static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
 
 /* The operand is at [T1 + result]; T0 is free. */
 int32_t group_reach(struct tctx *x, struct tinsn *ti,
-		    const ZydisDecodedOperand *op, int stack)
+		    const struct operand *op, int stack)
 {
 	struct group *g = &x->group[ti->group];
 
@@ -374,7 +374,7 @@ static bool follows(const struct tctx *x, const struct tinsn *ti, unsigned reg,
 		return true;
 	}
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) ||
@@ -407,7 +407,7 @@ static bool way(const struct tctx *x, const struct tinsn *ti,
 	return true;
 }
 
-static const ZydisDecodedOperand *group_operand(const struct tinsn *ti)
+static const struct operand *group_operand(const struct tinsn *ti)
 {
 	for (unsigned m = 0; m < ti->d.i.operand_count_visible; m++)
 		if (ti->d.op[m].type == ZYDIS_OPERAND_TYPE_MEMORY &&
@@ -419,7 +419,7 @@ static const ZydisDecodedOperand *group_operand(const struct tinsn *ti)
 /* Check before ti the group of an access in to, if its address is known. */
 static void open_ahead(struct tctx *x, struct tinsn *ti, struct tinsn *to)
 {
-	const ZydisDecodedOperand *op = group_operand(to);
+	const struct operand *op = group_operand(to);
 	struct group *g = &x->group[to->group];
 	int64_t by, more = 0;
 

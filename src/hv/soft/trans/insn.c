@@ -28,14 +28,14 @@ struct enc {
 	uint8_t op[3], nop;
 	struct field reg, rm, v;
 	bool mem;
-	const ZydisDecodedOperand *mop;
+	const struct operand *mop;
 	uint8_t imm[8], nimm;
 	bool rax_in, rax_out; /* implied accumulator */
 };
 
 /* -- taking apart --------------------------------------------------------- */
 
-static bool set_field(struct field *f, const ZydisDecodedOperand *op)
+static bool set_field(struct field *f, const struct operand *op)
 {
 	ZydisRegisterClass cl = ZydisRegisterGetClass(op->reg.value);
 	unsigned size = op->size;
@@ -73,7 +73,7 @@ static bool set_field(struct field *f, const ZydisDecodedOperand *op)
 }
 
 /* BSF and BSR of zero write nothing, which Zydis does not say. */
-static void mend_field(struct enc *k, const ZydisDecodedInstruction *i)
+static void mend_field(struct enc *k, const struct instruction *i)
 {
 	if (i->mnemonic == ZYDIS_MNEMONIC_BSF ||
 	    i->mnemonic == ZYDIS_MNEMONIC_BSR)
@@ -81,7 +81,7 @@ static void mend_field(struct enc *k, const ZydisDecodedInstruction *i)
 }
 
 static bool implied(struct enc *k, const struct decoded *d,
-		    const ZydisDecodedOperand *op)
+		    const struct operand *op)
 {
 	unsigned n;
 
@@ -111,7 +111,7 @@ static bool implied(struct enc *k, const struct decoded *d,
 static bool take_operands(struct enc *k, const struct decoded *d)
 {
 	for (unsigned n = 0; n < d->i.operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 		bool reg = op->type == ZYDIS_OPERAND_TYPE_REGISTER;
 
 		switch (op->encoding) {
@@ -163,31 +163,19 @@ static bool take_operands(struct enc *k, const struct decoded *d)
 	return true;
 }
 
-static void take_prefixes(struct enc *k, const ZydisDecodedInstruction *i)
+static void take_prefixes(struct enc *k, const struct instruction *i)
 {
-	uint8_t rep = 0;
-	bool lock = false, osize = false;
-
-	/* Of F2 and F3 the last one counts. */
-	for (unsigned n = 0; n < i->raw.prefix_count; n++)
-		switch (i->raw.prefixes[n].value) {
-		case 0x66: osize = true; break;
-		case 0xf0: lock = true; break;
-		case 0xf2:
-		case 0xf3: rep = i->raw.prefixes[n].value; break;
-		default: break;
-		}
-	if (osize)
+	if (i->osize)
 		k->prefix[k->nprefix++] = 0x66;
-	if (lock)
+	if (i->lock)
 		k->prefix[k->nprefix++] = 0xf0;
-	if (rep)
-		k->prefix[k->nprefix++] = rep;
+	if (i->rep)
+		k->prefix[k->nprefix++] = i->rep;
 }
 
 static void take_imm(struct enc *k, const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	if (!i->raw.imm[0].size)
 		return;
@@ -198,7 +186,7 @@ static void take_imm(struct enc *k, const struct tinsn *ti)
 /* The general form: [prefixes] [REX] opcode ModRM [imm], or VEX. */
 static bool take_modrm(struct enc *k, const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	if (!(i->attributes & ZYDIS_ATTRIB_HAS_MODRM))
 		return false;
@@ -253,7 +241,7 @@ static void acc_field(struct field *f, bool byte, bool wr)
 /* Opcodes without ModRM that have a twin with one. */
 static bool take_short(struct enc *k, const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 	uint8_t op = i->opcode;
 
 	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
@@ -431,7 +419,7 @@ static bool put_high(struct tctx *x, struct tinsn *ti, struct enc *k, bool need)
 }
 
 unsigned operand_alignment(const struct tinsn *ti,
-			   const ZydisDecodedOperand *op)
+			   const struct operand *op)
 {
 	bool vex = ti->d.i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 
@@ -687,7 +675,7 @@ static bool emit_cdq(struct tctx *x, struct tinsn *ti)
  */
 static bool emit_div(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *op = &ti->d.op[0];
+	const struct operand *op = &ti->d.op[0];
 	struct emit *e = &x->e;
 	bool wide = op->size == 64,
 	     sign = ti->d.i.mnemonic == ZYDIS_MNEMONIC_IDIV;
@@ -750,7 +738,7 @@ static void stack_move(struct tctx *x, int n)
 	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, n);
 }
 
-static bool is_word(const struct tctx *x, const ZydisDecodedOperand *op)
+static bool is_word(const struct tctx *x, const struct operand *op)
 {
 	return ZydisRegisterGetClass(op->reg.value) ==
 	       (x->wide ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32);
@@ -758,7 +746,7 @@ static bool is_word(const struct tctx *x, const ZydisDecodedOperand *op)
 
 static bool emit_push(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *op = &ti->d.op[0];
+	const struct operand *op = &ti->d.op[0];
 	struct emit *e = &x->e;
 	struct spot s;
 	int h = -1;
@@ -808,7 +796,7 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 
 static bool emit_pop(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *op = &ti->d.op[0];
+	const struct operand *op = &ti->d.op[0];
 	struct spot s;
 	unsigned g;
 	int h;

@@ -176,7 +176,7 @@ static bool emit_rep(struct tctx *x, struct tinsn *ti, bool movs, unsigned size)
 }
 
 /* m c s a l: MOVS CMPS STOS SCAS LODS; 0: something else */
-static char kind(const ZydisDecodedInstruction *i)
+static char kind(const struct instruction *i)
 {
 	if (i->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT ||
 	    i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
@@ -198,7 +198,7 @@ static bool is_rep(const struct tinsn *ti)
 
 static bool fits(const struct tctx *x, const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 	char what = i->length ? kind(i) : 0;
 
 	if (!what || ti->in.fn == op_undefined || ti->in.adsize != x->word ||
@@ -216,7 +216,7 @@ bool string_goes_on(const struct tctx *x, const struct tinsn *ti)
 
 bool emit_string(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 	unsigned size = i->opcode & 1 ? i->operand_width / 8 : 1;
 	char what = kind(i);
 	bool ok;

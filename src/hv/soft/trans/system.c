@@ -233,7 +233,7 @@ static bool emit_load(struct tctx *x, struct tinsn *ti, uint32_t from,
 /* MOV from control and segment registers. */
 static bool emit_mov_from(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedOperand *from = &ti->d.op[1];
+	const struct operand *from = &ti->d.op[1];
 	unsigned n;
 
 	if (x->c->mode != MODE_64 ||

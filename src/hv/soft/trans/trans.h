@@ -469,7 +469,7 @@ void emit_unassign(struct tctx *x);
 bool address_fits(const struct tctx *x, const struct tinsn *ti);
 /* T0 = address of the memory operand (flags are lost) */
 void emit_address(struct tctx *x, struct tinsn *ti,
-		  const ZydisDecodedOperand *op);
+		  const struct operand *op);
 /* T0 = address -> T0 = offset if the page is the entry's, T1 = the entry; the
  * offset of its host page from T1 */
 uint32_t emit_probe(struct tctx *x, bool write);
@@ -482,7 +482,7 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp);
 /* lea without a segment into host register to (flags are kept) */
 void emit_lea(struct tctx *x, const struct tinsn *ti,
-	      const ZydisDecodedOperand *op, unsigned to, bool wide);
+	      const struct operand *op, unsigned to, bool wide);
 
 /* x87.c: is this one for host code that needs the x87's state? */
 bool x87_wanted(const struct cpu *c, const struct decoded *d);
@@ -513,12 +513,12 @@ void group_plan(struct tctx *x);
 void group_close(struct tctx *x);
 bool group_serves(const struct tctx *x, const struct tinsn *ti);
 int32_t group_reach(struct tctx *x, struct tinsn *ti,
-		    const ZydisDecodedOperand *op, int stack);
+		    const struct operand *op, int stack);
 /* Before ti: check now what would be in the way of the flags it makes. */
 void group_ahead(struct tctx *x, struct tinsn *ti);
 /* Bytes that an operand must be aligned to, 0: none */
 unsigned operand_alignment(const struct tinsn *ti,
-			   const ZydisDecodedOperand *op);
+			   const struct operand *op);
 
 /* Where an operand can be reached: [base + index + disp]. */
 struct spot {

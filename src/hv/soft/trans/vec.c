@@ -36,7 +36,7 @@ static unsigned vec_number(ZydisRegister reg)
 }
 
 struct gather {
-	const ZydisDecodedOperand *op;
+	const struct operand *op;
 	unsigned dst, index, mask, lanes;
 	unsigned es, is; /* bytes of an element, of an index */
 };
@@ -63,7 +63,7 @@ static bool take_gather(struct gather *g, const struct decoded *d)
 /* T0 = address of an element */
 static void lane_address(struct tctx *x, const struct gather *g, unsigned n)
 {
-	const ZydisDecodedOperand *op = g->op;
+	const struct operand *op = g->op;
 	uint32_t at = GS(tr.vector) + n * g->is;
 	struct emit *e = &x->e;
 	unsigned scale = 0;
@@ -81,7 +81,7 @@ static void lane_address(struct tctx *x, const struct gather *g, unsigned n)
 	}
 	while ((1u << scale) < op->mem.scale)
 		scale++;
-	e_op_mem(e, 0x8d, T0, base, T0, scale, (int32_t)op->mem.disp.value);
+	e_op_mem(e, 0x8d, T0, base, T0, scale, (int32_t)op->mem.disp);
 	if (op->mem.segment == ZYDIS_REGISTER_FS)
 		e_gs(e, 1, 0x03, T0, GS(seg[SEG_FS].base));
 	else if (op->mem.segment == ZYDIS_REGISTER_GS)
@@ -128,7 +128,7 @@ static bool emit_gather(struct tctx *x, struct tinsn *ti)
 
 static bool emit_maskmov(struct tctx *x, struct tinsn *ti, bool mmx)
 {
-	const ZydisDecodedOperand *op = ti->d.op;
+	const struct operand *op = ti->d.op;
 	unsigned a = vec_number(op[0].reg.value);
 	unsigned b = vec_number(op[1].reg.value);
 	struct emit *e = &x->e;

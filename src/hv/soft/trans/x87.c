@@ -16,7 +16,7 @@
 
 enum { ENV_SIZE = 28, ENV_FSW = 4, ENV_IP = 12, ENV_DP = 20 };
 
-static bool is_mmx_register(const ZydisDecodedOperand *op)
+static bool is_mmx_register(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	       ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_MMX;
@@ -39,7 +39,7 @@ static bool is_mmx(const struct decoded *d)
 	return false;
 }
 
-static const ZydisDecodedOperand *memory_operand(const struct decoded *d)
+static const struct operand *memory_operand(const struct decoded *d)
 {
 	for (unsigned n = 0; n < d->i.operand_count; n++)
 		if (d->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -71,7 +71,7 @@ bool x87_wanted(const struct cpu *c, const struct decoded *d)
 
 /* Where the operand is; T0 and T1 are taken. */
 static struct spot reach(struct tctx *x, struct tinsn *ti,
-			 const ZydisDecodedOperand *op)
+			 const struct operand *op)
 {
 	if (group_serves(x, ti))
 		return (struct spot){ T1, -1, group_reach(x, ti, op, 0) };
@@ -106,7 +106,7 @@ static void put_gs(struct emit *e, uint8_t map, uint8_t op, unsigned reg,
 
 /* Control words are loaded from a copy: what was looked at is what counts. */
 static bool emit_fldcw(struct tctx *x, struct tinsn *ti,
-		       const ZydisDecodedOperand *op)
+		       const struct operand *op)
 {
 	struct emit *e = &x->e;
 
@@ -147,7 +147,7 @@ static void store_t1(struct emit *e, int32_t off)
 
 /* The host's own, then the guest's pointers over those of the host. */
 static bool emit_fnstenv(struct tctx *x, struct tinsn *ti,
-			 const ZydisDecodedOperand *op)
+			 const struct operand *op)
 {
 	static const struct {
 		uint8_t to, from;
@@ -174,7 +174,7 @@ static bool emit_fnstenv(struct tctx *x, struct tinsn *ti,
 
 /* From a copy, as control words are. */
 static bool emit_fldenv(struct tctx *x, struct tinsn *ti,
-			const ZydisDecodedOperand *op)
+			const struct operand *op)
 {
 	static const struct {
 		uint8_t to, from;
@@ -214,9 +214,9 @@ static bool emit_fldenv(struct tctx *x, struct tinsn *ti,
 }
 
 static bool emit_memory(struct tctx *x, struct tinsn *ti,
-			const ZydisDecodedOperand *op)
+			const struct operand *op)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	switch (i->mnemonic) {
 	case ZYDIS_MNEMONIC_FLDCW: return emit_fldcw(x, ti, op);
@@ -239,9 +239,9 @@ static void emit_fnstsw_ax(struct tctx *x)
 
 static bool emit_fpu(struct tctx *x, struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 	bool need = ti->reads || (ti->writes && ti->live_out & ~ti->kills);
-	const ZydisDecodedOperand *op = memory_operand(&ti->d);
+	const struct operand *op = memory_operand(&ti->d);
 
 	if (op)
 		return emit_memory(x, ti, op);

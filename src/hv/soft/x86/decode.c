@@ -31,7 +31,7 @@ uint8_t reg_number(ZydisRegister reg)
 	return (uint8_t)ZydisRegisterGetId(reg);
 }
 
-static bool is_class(const ZydisDecodedOperand *op, ZydisRegisterClass cl)
+static bool is_class(const struct operand *op, ZydisRegisterClass cl)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	       ZydisRegisterGetClass(op->reg.value) == cl;
@@ -111,7 +111,7 @@ static bool ends_block(const struct decoded *d)
 	}
 }
 
-static void fill_mem(const ZydisDecodedOperand *op, struct insn *in)
+static void fill_mem(const struct operand *op, struct insn *in)
 {
 	ZydisRegister b = op->mem.base, x = op->mem.index;
 
@@ -126,8 +126,7 @@ static void fill_mem(const ZydisDecodedOperand *op, struct insn *in)
 		if (op->mem.scale > 1)
 			in->scale = (uint8_t)__builtin_ctz(op->mem.scale);
 	}
-	if (op->mem.disp.has_displacement)
-		in->disp = op->mem.disp.value;
+	in->disp = op->mem.disp;
 	in->seg = SEG_DS;
 	if (op->mem.segment != ZYDIS_REGISTER_NONE)
 		in->seg = reg_number(op->mem.segment);
@@ -136,7 +135,7 @@ static void fill_mem(const ZydisDecodedOperand *op, struct insn *in)
 
 static void fill(const struct decoded *d, struct insn *in)
 {
-	const ZydisDecodedOperand *first = &d->op[0];
+	const struct operand *first = &d->op[0];
 	unsigned nreg = 0, nimm = 0, width = d->i.operand_width;
 	unsigned n = d->i.operand_count_visible;
 
@@ -165,7 +164,7 @@ static void fill(const struct decoded *d, struct insn *in)
 	in->opsize = (uint8_t)(width / 8);
 
 	for (unsigned i = 0; i < n; i++) {
-		const ZydisDecodedOperand *op = &d->op[i];
+		const struct operand *op = &d->op[i];
 
 		switch (op->type) {
 		case ZYDIS_OPERAND_TYPE_REGISTER:
@@ -243,11 +242,10 @@ static int undecodable(struct insn *in, insn_fn *fn)
  * instruction, when the address is of 32 bits and the extension bit of the
  * base is set.  The bit means nothing there: code gets it cleared.
  */
-static bool drop_base_bit(const struct decoded *d, uint8_t *code)
+static bool drop_base_bit(const ZydisDecodedInstruction *i, enum cpu_mode mode,
+			  uint8_t *code)
 {
-	const ZydisDecodedInstruction *i = &d->i;
-
-	if (d->mode != MODE_64 || i->address_width != 32 ||
+	if (mode != MODE_64 || i->address_width != 32 ||
 	    !(i->attributes & ZYDIS_ATTRIB_HAS_SIB) || i->raw.modrm.mod ||
 	    i->raw.sib.base != 5)
 		return false;
@@ -278,6 +276,8 @@ int decode_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 		struct insn *in, struct decoded *d)
 {
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction i;
 	uint8_t plain[MAX_INSN];
 	ZydisDecoder z;
 	ZyanStatus s;
@@ -285,7 +285,7 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (form_full(c, code, avail, in, d))
 		return 0;
 	memset(in, 0, sizeof(*in));
-	d->i.length = 0;
+	memset(&d->i, 0, sizeof(d->i));
 	in->base = in->index = R_ZERO;
 	in->seg = SEG_DS;
 	in->cpu_mode = (uint8_t)c->mode;
@@ -293,14 +293,13 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	decode_init(&z, c->mode);
 	if (avail > MAX_INSN)
 		avail = MAX_INSN;
-	s = ZydisDecoderDecodeFull(&z, code, avail, &d->i, d->op);
+	s = ZydisDecoderDecodeFull(&z, code, avail, &i, op);
 	d->mode = c->mode;
 	if (ZYAN_SUCCESS(s)) {
 		memcpy(plain, code, avail);
-		if (drop_base_bit(d, plain)) {
+		if (drop_base_bit(&i, c->mode, plain)) {
 			code = plain;
-			s = ZydisDecoderDecodeFull(&z, code, avail, &d->i,
-						   d->op);
+			s = ZydisDecoderDecodeFull(&z, code, avail, &i, op);
 		}
 	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA && avail < MAX_INSN)
@@ -311,6 +310,8 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (!ZYAN_SUCCESS(s))
 		return undecodable(in, op_undefined);
 
+	view_instruction(&d->i, &i);
+	view_operands(d, op);
 	memcpy(in->bytes, code, d->i.length);
 	fill(d, in);
 	in->fn = bind_int(d, in);

@@ -10,32 +10,102 @@
 #include "hv/soft/soft.h"
 
 /*
+ * What of Zydis' structures is used, under the same names, in a quarter of
+ * the room: tables of them are looked at for each instruction.
+ */
+struct operand {
+	uint8_t type, encoding, visibility, actions;
+	uint16_t size; /* in bits */
+	bool has_disp; /* it is 0 without */
+	union {
+		struct {
+			uint16_t value;
+		} reg;
+		struct {
+			uint8_t type, scale;
+			uint16_t segment, base, index;
+			int64_t disp;
+		} mem;
+		struct {
+			uint16_t segment;
+			uint32_t offset;
+		} ptr;
+		struct {
+			union {
+				uint64_t u;
+				int64_t s;
+			} value;
+		} imm;
+	};
+};
+
+struct instruction {
+	uint64_t attributes;
+	uint16_t mnemonic;
+	uint16_t flags_tested, flags_changed; /* of FL_ARITH; or undefined */
+	uint8_t length, encoding, opcode_map, opcode;
+	uint8_t machine_mode, operand_width, address_width;
+	uint8_t operand_count, operand_count_visible;
+	uint8_t rep; /* the last of F2 and F3 */
+	bool osize, lock;
+	struct {
+		uint8_t category, isa_ext, branch_type, exception_class;
+		uint16_t isa_set;
+	} meta;
+	struct {
+		struct {
+			uint8_t W : 1, B : 1;
+		} rex;
+		struct {
+			uint8_t W : 1, L : 1, pp : 2;
+			uint8_t m_mmmm, offset;
+		} vex;
+		struct {
+			uint8_t reg, rm, offset;
+		} modrm;
+		struct {
+			uint8_t scale;
+		} sib;
+		struct {
+			uint8_t size, offset;
+		} disp;
+		struct {
+			bool is_signed, is_relative;
+			uint8_t size, offset;
+			union {
+				uint64_t u;
+				int64_t s;
+			} value;
+		} imm[2];
+	} raw;
+};
+
+/*
  * So many operands are zeroes when the instruction has less; of those behind
  * only what it has counts.
  */
 enum { DECODED_OPS = 5 };
 
 struct decoded {
-	ZydisDecodedInstruction i;
-	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	struct instruction i;
+	struct operand op[ZYDIS_MAX_OPERAND_COUNT];
 	enum cpu_mode mode;
 };
+
+/* view.c: take over what Zydis has found; operands when the rest has been. */
+void view_instruction(struct instruction *to, const ZydisDecodedInstruction *i);
+void view_operands(struct decoded *d, const ZydisDecodedOperand *op);
 
 /* Number (as in struct insn.reg) of a general register of any size. */
 uint8_t reg_number(ZydisRegister reg);
 
+/* Zydis counts those of 8, 16, 32 and 64 bits in this order. */
 static inline bool is_gpr(ZydisRegister r)
 {
-	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_GPR8:
-	case ZYDIS_REGCLASS_GPR16:
-	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64: return true;
-	default: return false;
-	}
+	return r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15;
 }
 
-static inline bool is_gpr_op(const ZydisDecodedOperand *op)
+static inline bool is_gpr_op(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(op->reg.value);
 }
@@ -152,7 +222,7 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 void form_keep(struct cpu *c, const uint8_t *code, unsigned avail,
 	       const struct insn *in, const struct decoded *d);
 /* The instruction without its operands, until the next call; NULL: unknown. */
-const ZydisDecodedInstruction *form_look(struct cpu *c, const uint8_t *code,
+const struct instruction *form_look(struct cpu *c, const uint8_t *code,
 					 unsigned avail);
 
 /* Handlers of the decoder's own. */

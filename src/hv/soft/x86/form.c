@@ -21,8 +21,8 @@ enum { FORM_BITS = 12, FORMS = 1 << FORM_BITS, MAX_HEAD = 8, MAX_OPS = 4 };
 
 /* Zydis' view, which translation needs. */
 struct view {
-	ZydisDecodedInstruction i;
-	ZydisDecodedOperand op[MAX_OPS];
+	struct instruction i;
+	struct operand op[MAX_OPS];
 };
 
 struct form {
@@ -195,10 +195,8 @@ static void fill_in(const struct form *f, const uint8_t *b, struct insn *in)
 }
 
 static void fill_raw(const struct form *f, const uint8_t *b,
-		     ZydisDecodedInstruction *i)
+		     struct instruction *i)
 {
-	if (f->disp_size)
-		i->raw.disp.value = (int64_t)disp_of(f, b);
 	if (f->imm_size)
 		i->raw.imm[0].value.u = imm_of(f, b);
 }
@@ -207,7 +205,7 @@ static void fill_raw(const struct form *f, const uint8_t *b,
 static bool learn(struct form *f, const uint8_t *b, const struct insn *in,
 		  const struct decoded *d)
 {
-	const ZydisDecodedInstruction *i = &d->i;
+	const struct instruction *i = &d->i;
 
 	if (i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
@@ -224,7 +222,7 @@ static bool learn(struct form *f, const uint8_t *b, const struct insn *in,
 		return false;
 	f->disp_ops = f->imm_ops = 0;
 	for (unsigned n = 0; n < i->operand_count; n++) {
-		const ZydisDecodedOperand *op = &d->op[n];
+		const struct operand *op = &d->op[n];
 
 		switch (op->type) {
 		case ZYDIS_OPERAND_TYPE_REGISTER:
@@ -232,7 +230,7 @@ static bool learn(struct form *f, const uint8_t *b, const struct insn *in,
 				return false;
 			break;
 		case ZYDIS_OPERAND_TYPE_MEMORY:
-			if (op->mem.disp.has_displacement)
+			if (op->has_disp)
 				f->disp_ops |= (uint8_t)BIT(n);
 			break;
 		case ZYDIS_OPERAND_TYPE_IMMEDIATE:
@@ -248,7 +246,7 @@ static bool learn(struct form *f, const uint8_t *b, const struct insn *in,
 		return false;
 	if (f->disp_size &&
 	    (in->disp != (int64_t)disp_of(f, b) ||
-	     in->disp != d->op[__builtin_ctz(f->disp_ops)].mem.disp.value))
+	     in->disp != d->op[__builtin_ctz(f->disp_ops)].mem.disp))
 		return false;
 	return !f->imm_size ||
 	       (in->imm == imm_of(f, b) &&
@@ -280,26 +278,24 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	bool known;
 	struct form *f = find(c, code, avail, b, &known);
 	struct view *v;
-	unsigned n;
 
 	if (!f || !known)
 		return false;
 	v = view_of(c, f);
 	fill_in(f, b, in);
-	fill_raw(f, b, &v->i);
-	n = v->i.operand_count;
 	d->i = v->i;
+	fill_raw(f, b, &d->i);
 	d->mode = MODE_64;
-	memcpy(d->op, v->op, n * sizeof(d->op[0]));
-	memset(d->op + n, 0, (DECODED_OPS - n) * sizeof(d->op[0]));
+	memcpy(d->op, v->op, sizeof(v->op));
+	memset(d->op + MAX_OPS, 0, (DECODED_OPS - MAX_OPS) * sizeof(d->op[0]));
 	if (f->disp_size)
-		d->op[__builtin_ctz(f->disp_ops)].mem.disp.value = in->disp;
+		d->op[__builtin_ctz(f->disp_ops)].mem.disp = in->disp;
 	if (f->imm_size)
 		d->op[__builtin_ctz(f->imm_ops)].imm.value.u = in->imm;
 	return true;
 }
 
-const ZydisDecodedInstruction *form_look(struct cpu *c, const uint8_t *code,
+const struct instruction *form_look(struct cpu *c, const uint8_t *code,
 					 unsigned avail)
 {
 	struct decoded d;

@@ -290,14 +290,14 @@ static void e_ymm(struct emit *e, unsigned n, bool store)
 	e1(e, 1);
 }
 
-static ZydisRegisterClass vec_class(const ZydisDecodedOperand *op)
+static ZydisRegisterClass vec_class(const struct operand *op)
 {
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return ZYDIS_REGCLASS_INVALID;
 	return ZydisRegisterGetClass(op->reg.value);
 }
 
-static bool in_modrm(const ZydisDecodedOperand *op, ZydisOperandEncoding enc)
+static bool in_modrm(const struct operand *op, ZydisOperandEncoding enc)
 {
 	return op->encoding == enc;
 }
@@ -330,7 +330,7 @@ static bool drops_w(const struct decoded *d)
 static unsigned reencode(const struct decoded *d, const uint8_t *b,
 			 struct thunk *t, uint8_t *out, uint8_t *gpr)
 {
-	const ZydisDecodedInstruction *i = &d->i;
+	const struct instruction *i = &d->i;
 	unsigned w = 0; /* REX.W */
 	bool reg_gpr = false, rm_gpr = false, has_mem = false;
 	bool wide = d->mode == MODE_64, is4 = false;
@@ -340,7 +340,7 @@ static unsigned reencode(const struct decoded *d, const uint8_t *b,
 
 	*gpr = 0;
 	for (unsigned k = 0; k < i->operand_count; k++) {
-		const ZydisDecodedOperand *op = &d->op[k];
+		const struct operand *op = &d->op[k];
 
 		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
 			has_mem = true;
@@ -449,11 +449,11 @@ static insn_fn op_vload, op_vstore, op_vcopy, op_loadz, op_storelow;
 static void describe(const struct decoded *d, struct thunk *t, uint32_t *read,
 		     uint32_t *written)
 {
-	const ZydisDecodedInstruction *i = &d->i;
+	const struct instruction *i = &d->i;
 
 	*read = *written = 0;
 	for (unsigned k = 0; k < i->operand_count; k++) {
-		const ZydisDecodedOperand *op = &d->op[k];
+		const struct operand *op = &d->op[k];
 		bool rd = op->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
 		bool wr = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 		unsigned n;
@@ -488,12 +488,8 @@ static void describe(const struct decoded *d, struct thunk *t, uint32_t *read,
 			t->gwrite |= wr;
 		}
 	}
-	if (i->cpu_flags) {
-		t->flags_in = i->cpu_flags->tested & FL_ARITH;
-		t->flags_out = (i->cpu_flags->modified | i->cpu_flags->set_0 |
-				i->cpu_flags->set_1 | i->cpu_flags->undefined) &
-			       FL_ARITH;
-	}
+	t->flags_in = i->flags_tested;
+	t->flags_out = i->flags_changed;
 }
 
 /* Legacy 16-byte operands must be aligned, and those of moves that say so. */
@@ -782,6 +778,8 @@ static bool decode_again(const struct insn *in, struct decoded *d)
 {
 	ZydisMachineMode mm = ZYDIS_MACHINE_MODE_LONG_64;
 	ZydisStackWidth sw = ZYDIS_STACK_WIDTH_64;
+	ZydisDecodedInstruction i;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecoder dec;
 
 	d->mode = in->cpu_mode;
@@ -800,9 +798,13 @@ static bool decode_again(const struct insn *in, struct decoded *d)
 		break;
 	case MODE_64: break;
 	}
-	return ZYAN_SUCCESS(ZydisDecoderInit(&dec, mm, sw)) &&
-	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec, in->bytes, in->len,
-						   &d->i, d->op));
+	if (!ZYAN_SUCCESS(ZydisDecoderInit(&dec, mm, sw)) ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec, in->bytes, in->len, &i,
+						 op)))
+		return false;
+	view_instruction(&d->i, &i);
+	view_operands(d, op);
+	return true;
 }
 
 /* Room for one more, or the spare one. */

@@ -1681,17 +1681,17 @@ static void op_rdrand(struct cpu *c, const struct insn *in)
 
 /* -- binding -------------------------------------------------------------- */
 
-static bool is_reg(const ZydisDecodedOperand *op)
+static bool is_reg(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER;
 }
 
-static bool is_mem(const ZydisDecodedOperand *op)
+static bool is_mem(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_MEMORY;
 }
 
-static bool is_imm(const ZydisDecodedOperand *op)
+static bool is_imm(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 }
@@ -1707,7 +1707,7 @@ static bool only_general(const struct decoded *d)
 
 static enum form form_of(const struct decoded *d)
 {
-	const ZydisDecodedOperand *a = &d->op[0], *b = &d->op[1];
+	const struct operand *a = &d->op[0], *b = &d->op[1];
 	bool lock = d->i.attributes & ZYDIS_ATTRIB_HAS_LOCK;
 
 	if (d->i.operand_count_visible == 1) /* INC DEC NEG: see there */

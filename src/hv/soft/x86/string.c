@@ -299,21 +299,15 @@ STRING_OP(outs, NULL)
 static void find_rep(const struct decoded *d, struct insn *in)
 {
 	in->flags &= (uint8_t) ~(IN_REP | IN_REPNE);
-	for (unsigned i = 0; i < d->i.raw.prefix_count; i++) {
-		uint8_t b = d->i.raw.prefixes[i].value;
-
-		if (b != 0xf2 && b != 0xf3)
-			continue;
-		in->flags &= (uint8_t) ~(IN_REP | IN_REPNE);
-		in->flags |= b == 0xf2 ? IN_REPNE : IN_REP;
-	}
+	if (d->i.rep)
+		in->flags |= d->i.rep == 0xf2 ? IN_REPNE : IN_REP;
 }
 
 static void find_source_segment(const struct decoded *d, struct insn *in)
 {
 	in->seg = SEG_DS;
 	for (unsigned i = 0; i < d->i.operand_count; i++) {
-		const ZydisDecodedOperand *op = &d->op[i];
+		const struct operand *op = &d->op[i];
 
 		if (op->type != ZYDIS_OPERAND_TYPE_MEMORY ||
 		    op->mem.segment == ZYDIS_REGISTER_NONE)

@@ -1831,24 +1831,24 @@ void cpu_reset(struct cpu *c, bool init_only)
 
 /* -- binding -------------------------------------------------------------- */
 
-static bool is_reg(const ZydisDecodedOperand *o)
+static bool is_reg(const struct operand *o)
 {
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER;
 }
 
-static ZydisRegisterClass reg_class(const ZydisDecodedOperand *o)
+static ZydisRegisterClass reg_class(const struct operand *o)
 {
 	return is_reg(o) ? ZydisRegisterGetClass(o->reg.value)
 			 : ZYDIS_REGCLASS_INVALID;
 }
 
-static uint8_t reg_id(const ZydisDecodedOperand *o)
+static uint8_t reg_id(const struct operand *o)
 {
 	return (uint8_t)ZydisRegisterGetId(o->reg.value);
 }
 
 /* General register operand into *to, when it is one. */
-static void take_reg(const ZydisDecodedOperand *o, uint8_t *to)
+static void take_reg(const struct operand *o, uint8_t *to)
 {
 	ZydisRegisterClass k = reg_class(o);
 
@@ -1859,7 +1859,7 @@ static void take_reg(const ZydisDecodedOperand *o, uint8_t *to)
 
 static insn_fn *bind_mov(const struct decoded *d, struct insn *in)
 {
-	const ZydisDecodedOperand *a = &d->op[0], *b = &d->op[1];
+	const struct operand *a = &d->op[0], *b = &d->op[1];
 	ZydisRegisterClass ka = reg_class(a), kb = reg_class(b);
 
 	if (ka == ZYDIS_REGCLASS_SEGMENT) {
@@ -1897,7 +1897,7 @@ static insn_fn *bind_mov(const struct decoded *d, struct insn *in)
 
 static insn_fn *bind_far(const struct decoded *d, struct insn *in)
 {
-	const ZydisDecodedOperand *a = &d->op[0];
+	const struct operand *a = &d->op[0];
 
 	if (d->i.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR)
 		return NULL;
@@ -1937,8 +1937,8 @@ static insn_fn *bind_push(const struct decoded *d, struct insn *in)
 static insn_fn *bind_io(const struct decoded *d, struct insn *in)
 {
 	bool input = d->i.mnemonic == ZYDIS_MNEMONIC_IN;
-	const ZydisDecodedOperand *port = &d->op[input ? 1 : 0];
-	const ZydisDecodedOperand *data = &d->op[input ? 0 : 1];
+	const struct operand *port = &d->op[input ? 1 : 0];
+	const struct operand *data = &d->op[input ? 0 : 1];
 	unsigned size = data->size / 8;
 
 	in->opsize = (uint8_t)(size > 4 ? 4 : size);
