@@ -963,7 +963,11 @@ void code_claim(struct cpu *c, struct code_page *p)
 
 void code_mark(struct code_page *p, uint64_t gpa, size_t n)
 {
-	atomic_fetch_or(&p->page->granules, granule_mask(gpa, n));
+	uint64_t mask = granule_mask(gpa, n);
+
+	/* Bits are cleared under vm->code, which the caller holds. */
+	if (mask & ~atomic_load(&p->page->granules))
+		atomic_fetch_or(&p->page->granules, mask);
 }
 
 /* -- slots: entry points of the engine ------------------------------------ */

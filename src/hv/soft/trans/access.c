@@ -53,8 +53,8 @@ bool address_fits(const struct tctx *x, const struct tinsn *ti)
 	}
 }
 
-void emit_lea(struct tctx *x, const struct tinsn *ti,
-	      const struct operand *op, unsigned to, bool wide)
+void emit_lea(struct tctx *x, const struct tinsn *ti, const struct operand *op,
+	      unsigned to, bool wide)
 {
 	struct emit *e = &x->e;
 	int base = -1, index = -1;
@@ -99,8 +99,7 @@ static void check_limit(struct tctx *x, struct tinsn *ti, unsigned size)
 	cold_add(x, e_jcc(&x->e, CC_A), insn_site(x, ti));
 }
 
-void emit_address(struct tctx *x, struct tinsn *ti,
-		  const struct operand *op)
+void emit_address(struct tctx *x, struct tinsn *ti, const struct operand *op)
 {
 	emit_lea(x, ti, op, T0, ti->d.i.address_width == 64);
 	/* Of flat segments the page's end is the limit too. */

@@ -116,9 +116,9 @@ static void mark(struct tctx *x, unsigned which, unsigned off, unsigned n)
 
 /* What is at code, without its operands; NULL: nothing.  any: room. */
 static const struct instruction *decode_ahead(const struct tctx *x,
-						   const uint8_t *code,
-						   unsigned avail,
-						   struct instruction *any)
+					      const uint8_t *code,
+					      unsigned avail,
+					      struct instruction *any)
 {
 	const struct instruction *i = form_look(x->c, code, avail);
 	ZydisDecodedInstruction full;

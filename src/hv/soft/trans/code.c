@@ -25,6 +25,7 @@
 #endif
 
 enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80, LARGE = 2 << 20 };
+enum { AHEAD = 4 }; /* large pages that are empty: one for so many full ones */
 
 static void *trans_site(struct cpu *c);
 
@@ -95,16 +96,22 @@ static int code_memory(struct trans *t)
 
 /*
  * Much code runs in any order: with small pages it waits for the host's page
- * tables.  What is full, and so takes no more memory, becomes a large page, if
- * the host can do that.
+ * tables.  What is full, and so takes no more memory, becomes large pages, if
+ * the host can do that.  Where much is full already the next pages do before
+ * they are written: that spares their faults, and copying them.
  */
 static void enlarge(struct trans *t, struct area *a)
 {
-	while (a->used - a->large >= LARGE) {
-		if (madvise(a->large + t->to_rx, LARGE, MADV_COLLAPSE) == 0)
-			madvise(a->large, LARGE, MADV_COLLAPSE);
-		a->large += LARGE;
-	}
+	size_t full, ahead, n;
+
+	if (a->used < a->large)
+		return;
+	full = (size_t)(a->used - a->large) & -(size_t)LARGE;
+	ahead = (size_t)(a->used - a->start) / AHEAD & -(size_t)LARGE;
+	n = MIN(full + ahead, (size_t)(a->end - a->large) & -(size_t)LARGE);
+	if (n && madvise(a->large + t->to_rx, n, MADV_COLLAPSE) == 0)
+		madvise(a->large, n, MADV_COLLAPSE);
+	a->large += n;
 }
 
 /* -- thunks --------------------------------------------------------------- */
@@ -443,6 +450,8 @@ int trans_init(struct cpu *c)
 	c->trans = t;
 	t->c = c;
 	t->hot = HOT;
+	t->line_bits = LINE_BITS_MIN;
+	t->line = reserve(LINES * sizeof(*t->line));
 	t->site = reserve(ALL_SITES * sizeof(*t->site));
 	t->insn = reserve(MAX_TINSNS * sizeof(*t->insn));
 	t->bytes = reserve(MAX_BYTES);
@@ -450,7 +459,7 @@ int trans_init(struct cpu *c)
 	t->reloc = reserve(MAX_RELOCS * sizeof(*t->reloc));
 	t->scratch = reserve(TRANS_INSNS * sizeof(*t->scratch));
 	ret = -ENOMEM;
-	if (t->site && t->insn && t->bytes && t->block && t->reloc &&
+	if (t->line && t->site && t->insn && t->bytes && t->block && t->reloc &&
 	    t->scratch)
 		ret = code_memory(t);
 	if (ret) {
@@ -477,6 +486,7 @@ void trans_finish(struct cpu *c)
 
 	if (!t)
 		return;
+	release(t->line, LINES * sizeof(*t->line));
 	release(t->site, ALL_SITES * sizeof(*t->site));
 	release(t->insn, MAX_TINSNS * sizeof(*t->insn));
 	release(t->bytes, MAX_BYTES);
@@ -547,31 +557,46 @@ static const struct insn *insn_of(struct trans *t, struct site *s,
 
 /* -- forgetting ----------------------------------------------------------- */
 
-static unsigned hash_of(uint64_t a, uint64_t b, unsigned bits)
+static uint64_t hash_of(uint64_t a, uint64_t b)
 {
-	return (unsigned)(((a ^ (b << 13)) * 0x9e3779b97f4a7c15ull) >>
-			  (64 - bits));
+	return (a ^ (b << 13)) * 0x9e3779b97f4a7c15ull;
 }
 
 /* Every process may have its libraries elsewhere. */
-static unsigned block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
+static uint64_t block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
 {
-	return hash_of(gpa ^ lin << 16, key, TB_HASH_BITS);
+	return hash_of(gpa ^ lin << 16, key);
+}
+
+static uint32_t *line_at(struct trans *t, uint64_t hash)
+{
+	return t->line[hash >> (64 - t->line_bits)];
+}
+
+/* What is listed in a line has this above its place. */
+enum { PLACE_BITS = 19 };
+_Static_assert(ALL_TBLOCKS < 1 << PLACE_BITS, "all have a place");
+
+static uint32_t line_tag(uint64_t hash)
+{
+	return (uint32_t)(hash >> 16) & ~0u << PLACE_BITS;
 }
 
 static unsigned twin_hash(uint64_t gpa, uint32_t key)
 {
-	return hash_of(gpa, key, TB_HASH_BITS);
+	return (unsigned)(hash_of(gpa, key) >> (64 - TWIN_BITS));
 }
 
 static unsigned page_hash(const struct soft_page *p)
 {
-	return hash_of((uintptr_t)p / sizeof(*p), 0, PAGE_HASH_BITS);
+	return (unsigned)(hash_of((uintptr_t)p / sizeof(*p), 0) >>
+			  (64 - PAGE_HASH_BITS));
 }
 
 /* What the tables and the lists in them hold. */
 static struct tblock *listed(struct trans *t, uint32_t n)
 {
+	n &= (1u << PLACE_BITS) - 1;
 	return n ? &t->block[n - 1] : NULL;
 }
 
@@ -580,9 +605,16 @@ static uint32_t as_listed(const struct trans *t, const struct tblock *b)
 	return (uint32_t)(b - t->block) + 1;
 }
 
+static void no_lines(struct trans *t, unsigned bits)
+{
+	memset(t->line, 0, sizeof(t->line[0]) << t->line_bits);
+	t->line_bits = bits;
+	t->nlisted = 0;
+}
+
 static void forget_all(struct trans *t)
 {
-	memset(t->hash, 0, sizeof(t->hash));
+	no_lines(t, LINE_BITS_MIN);
 	memset(t->twins, 0, sizeof(t->twins));
 	memset(t->by_page, 0, sizeof(t->by_page));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
@@ -592,6 +624,34 @@ static void forget_all(struct trans *t)
 	t->far.used = t->far.start;
 	drop_copies(t);
 	t->c->stats.code_flushes++;
+}
+
+static void list_block(struct trans *t, struct tblock *b)
+{
+	uint64_t hash = block_hash(b->lin, b->gpa, b->key);
+	uint32_t entry = as_listed(t, b) | line_tag(hash);
+	uint32_t *line = line_at(t, hash);
+	unsigned n = 0;
+
+	t->nlisted++;
+	b->next = 0;
+	while (n < LINE_WAYS - 1 && line[n])
+		n++;
+	if (n == LINE_WAYS - 1)
+		b->next = line[n];
+	line[n] = entry;
+}
+
+/* All blocks that are alive, into empty lines. */
+static void list_again(struct trans *t, unsigned bits)
+{
+	no_lines(t, bits);
+	for (unsigned n = 0; n < t->nblocks; n++)
+		if (!t->block[n].dead)
+			list_block(t, &t->block[n]);
+	for (unsigned n = MAX_TBLOCKS; n < t->copies.nblocks; n++)
+		if (!t->block[n].dead)
+			list_block(t, &t->block[n]);
 }
 
 static bool is_copy(const struct trans *t, const struct tblock *b)
@@ -623,16 +683,6 @@ static void forget_copies(struct trans *t)
 	for (unsigned n = 0; n < t->nblocks; n++)
 		if (t->block[n].dead && t->block[n].entry)
 			aim_back(t, t->block[n].entry + 1, t->block[n].miss);
-	for (unsigned h = 0; h < TB_HASH; h++) {
-		uint32_t *at = &t->hash[h];
-		struct tblock *b;
-
-		while ((b = listed(t, *at)))
-			if (is_copy(t, b))
-				*at = b->next;
-			else
-				at = &b->next;
-	}
 	for (unsigned h = 0; h < PAGE_HASH; h++) {
 		struct tlink **l = &t->by_page[h];
 
@@ -645,6 +695,7 @@ static void forget_copies(struct trans *t)
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
 	drop_copies(t);
+	list_again(t, t->line_bits);
 	t->c->stats.code_flushes++;
 }
 
@@ -751,12 +802,13 @@ static bool copy_room(const struct trans *t, const struct tblock *b)
 
 static void enlist(struct trans *t, struct tblock *b)
 {
-	unsigned h = block_hash(b->lin, b->gpa, b->key);
-
-	b->next = t->hash[h];
-	t->hash[h] = as_listed(t, b);
+	if (t->nlisted >> t->line_bits >= LINE_WAYS / 2 &&
+	    t->line_bits < LINE_BITS)
+		list_again(t, t->line_bits + 1);
+	else
+		list_block(t, b);
 	for (unsigned n = 0; n < 2 && b->link[n].page; n++) {
-		h = page_hash(b->link[n].page);
+		unsigned h = page_hash(b->link[n].page);
 		b->link[n].next = t->by_page[h];
 		t->by_page[h] = &b->link[n];
 	}
@@ -845,18 +897,33 @@ static struct tblock *find_twin(struct trans *t, uint64_t lin, uint64_t gpa,
 	return NULL;
 }
 
+static bool is_block(const struct trans *t, const struct tblock *b,
+		     uint64_t lin, uint64_t gpa, uint32_t key)
+{
+	return b->lin == lin && b->gpa == gpa && b->key == key &&
+	       second_same(t->c, b, lin);
+}
+
 /* The block for that address; dead ones go: code that changes leaves many. */
 static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
 				uint32_t key)
 {
-	uint32_t *at = &t->hash[block_hash(lin, gpa, key)];
+	uint64_t hash = block_hash(lin, gpa, key);
+	uint32_t *line = line_at(t, hash), tag = line_tag(hash), *at;
 	struct tblock *b;
 
+	for (at = line; at < line + LINE_WAYS - 1; at++) {
+		if ((*at ^ tag) >> PLACE_BITS || !(b = listed(t, *at)))
+			continue;
+		if (b->dead)
+			*at = 0;
+		else if (is_block(t, b, lin, gpa, key))
+			return b;
+	}
 	while ((b = listed(t, *at))) {
 		if (b->dead)
 			*at = b->next;
-		else if (b->lin == lin && b->gpa == gpa && b->key == key &&
-			 second_same(t->c, b, lin))
+		else if (is_block(t, b, lin, gpa, key))
 			return b;
 		else
 			at = &b->next;
@@ -896,7 +963,7 @@ static struct tblock *find(struct trans *t, uint64_t lin, uint32_t key)
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
 	/* Three tables, mostly in no cache: fetch them at once. */
-	__builtin_prefetch(&t->hash[block_hash(lin, p.gpa, key)]);
+	__builtin_prefetch(line_at(t, block_hash(lin, p.gpa, key)));
 	__builtin_prefetch(&t->twins[twin_hash(p.gpa, key)]);
 	cache_prefetch(c, lin);
 	b = find_here(t, lin, p.gpa, key);

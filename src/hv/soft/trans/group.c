@@ -336,8 +336,8 @@ static void open_group(struct tctx *x, struct tinsn *ti, struct group *g)
 }
 
 /* The operand is at [T1 + result]; T0 is free. */
-int32_t group_reach(struct tctx *x, struct tinsn *ti,
-		    const struct operand *op, int stack)
+int32_t group_reach(struct tctx *x, struct tinsn *ti, const struct operand *op,
+		    int stack)
 {
 	struct group *g = &x->group[ti->group];
 

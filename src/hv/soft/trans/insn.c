@@ -418,8 +418,7 @@ static bool put_high(struct tctx *x, struct tinsn *ti, struct enc *k, bool need)
 	return true;
 }
 
-unsigned operand_alignment(const struct tinsn *ti,
-			   const struct operand *op)
+unsigned operand_alignment(const struct tinsn *ti, const struct operand *op)
 {
 	bool vex = ti->d.i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 

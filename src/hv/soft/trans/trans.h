@@ -99,7 +99,7 @@ struct tblock {
 	uint32_t key;
 	bool dead;
 	bool fixed;	  /* cannot be copied */
-	uint32_t next;	  /* same hash; as in trans.hash */
+	uint32_t next;	  /* as in trans.line */
 	uint32_t twin;	  /* originals with the same hash, without lin */
 	uint8_t *checked; /* entry from another page */
 	uint8_t *entry;	  /* NULL: not translatable */
@@ -131,8 +131,13 @@ enum {
 	MAX_TBLOCKS = 3 << 16,
 	ALL_TBLOCKS = 1 << 18,
 	MAX_RELOCS = 1 << 22,
-	TB_HASH_BITS = 16,
-	TB_HASH = 1 << TB_HASH_BITS,
+	TWIN_BITS = 15,
+	TWINS = 1 << TWIN_BITS,
+	/* Blocks are found by lines of the cache that grow in number. */
+	LINE_WAYS = 16,
+	LINE_BITS_MIN = 9,
+	LINE_BITS = 14,
+	LINES = 1 << LINE_BITS,
 	PAGE_HASH_BITS = 14,
 	PAGE_HASH = 1 << PAGE_HASH_BITS,
 	TRANS_INSNS = 64, /* guest instructions in a block */
@@ -172,8 +177,11 @@ struct trans {
 		struct area near, far;
 		unsigned nsites, nblocks; /* of all: where the next goes */
 	} copies;
-	uint32_t hash[TB_HASH]; /* in block[], + 1; 0: none */
-	uint32_t twins[TB_HASH];
+	/* Each: place in block[] + 1, 0: none; above that a part of the hash.
+	 * What does not fit follows the last one of the line. */
+	uint32_t (*line)[LINE_WAYS];
+	unsigned line_bits, nlisted;
+	uint32_t twins[TWINS]; /* in block[], + 1; 0: none */
 	struct tlink *by_page[PAGE_HASH];
 	bool itab_used[MMU_COUNT];
 	unsigned hot;
@@ -468,8 +476,7 @@ void emit_unassign(struct tctx *x);
 /* access.c: false: its address takes the interpreter */
 bool address_fits(const struct tctx *x, const struct tinsn *ti);
 /* T0 = address of the memory operand (flags are lost) */
-void emit_address(struct tctx *x, struct tinsn *ti,
-		  const struct operand *op);
+void emit_address(struct tctx *x, struct tinsn *ti, const struct operand *op);
 /* T0 = address -> T0 = offset if the page is the entry's, T1 = the entry; the
  * offset of its host page from T1 */
 uint32_t emit_probe(struct tctx *x, bool write);
@@ -481,8 +488,8 @@ void emit_lookup(struct tctx *x, struct tinsn *ti, unsigned size, bool write,
 /* base + disp of a guest register: T0 = it (flags are kept) */
 void emit_reg_disp(struct tctx *x, unsigned guest, int32_t disp);
 /* lea without a segment into host register to (flags are kept) */
-void emit_lea(struct tctx *x, const struct tinsn *ti,
-	      const struct operand *op, unsigned to, bool wide);
+void emit_lea(struct tctx *x, const struct tinsn *ti, const struct operand *op,
+	      unsigned to, bool wide);
 
 /* x87.c: is this one for host code that needs the x87's state? */
 bool x87_wanted(const struct cpu *c, const struct decoded *d);
@@ -512,13 +519,12 @@ bool emit_gate(struct tctx *x, struct tinsn *ti);
 void group_plan(struct tctx *x);
 void group_close(struct tctx *x);
 bool group_serves(const struct tctx *x, const struct tinsn *ti);
-int32_t group_reach(struct tctx *x, struct tinsn *ti,
-		    const struct operand *op, int stack);
+int32_t group_reach(struct tctx *x, struct tinsn *ti, const struct operand *op,
+		    int stack);
 /* Before ti: check now what would be in the way of the flags it makes. */
 void group_ahead(struct tctx *x, struct tinsn *ti);
 /* Bytes that an operand must be aligned to, 0: none */
-unsigned operand_alignment(const struct tinsn *ti,
-			   const struct operand *op);
+unsigned operand_alignment(const struct tinsn *ti, const struct operand *op);
 
 /* Where an operand can be reached: [base + index + disp]. */
 struct spot {

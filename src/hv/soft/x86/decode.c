@@ -18,7 +18,7 @@ static void op_too_long(struct cpu *c, const struct insn *in)
 	x86_gp(c, 0);
 }
 
-uint8_t reg_number(ZydisRegister reg)
+uint8_t reg_number_other(ZydisRegister reg)
 {
 	if (reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_BL)
 		return (uint8_t)(reg - ZYDIS_REGISTER_AL);

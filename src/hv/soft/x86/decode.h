@@ -96,8 +96,18 @@ struct decoded {
 void view_instruction(struct instruction *to, const ZydisDecodedInstruction *i);
 void view_operands(struct decoded *d, const ZydisDecodedOperand *op);
 
+uint8_t reg_number_other(ZydisRegister reg);
+
 /* Number (as in struct insn.reg) of a general register of any size. */
-uint8_t reg_number(ZydisRegister reg);
+static inline uint8_t reg_number(ZydisRegister reg)
+{
+	/* Those of 64 and 32 bits, with which most is done. */
+	if (reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15)
+		return (uint8_t)(reg - ZYDIS_REGISTER_RAX);
+	if (reg >= ZYDIS_REGISTER_EAX && reg <= ZYDIS_REGISTER_R15D)
+		return (uint8_t)(reg - ZYDIS_REGISTER_EAX);
+	return reg_number_other(reg);
+}
 
 /* Zydis counts those of 8, 16, 32 and 64 bits in this order. */
 static inline bool is_gpr(ZydisRegister r)
@@ -223,7 +233,7 @@ void form_keep(struct cpu *c, const uint8_t *code, unsigned avail,
 	       const struct insn *in, const struct decoded *d);
 /* The instruction without its operands, until the next call; NULL: unknown. */
 const struct instruction *form_look(struct cpu *c, const uint8_t *code,
-					 unsigned avail);
+				    unsigned avail);
 
 /* Handlers of the decoder's own. */
 void op_undefined(struct cpu *c, const struct insn *in);

@@ -17,7 +17,8 @@
 #include "hv/soft/mem.h"
 #include "hv/soft/x86/decode.h"
 
-enum { FORM_BITS = 12, FORMS = 1 << FORM_BITS, MAX_HEAD = 8, MAX_OPS = 4 };
+enum { SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS, FORMS = 2 * SLOTS };
+enum { MAX_HEAD = 8, MAX_OPS = 4 };
 
 /* Zydis' view, which translation needs. */
 struct view {
@@ -35,9 +36,12 @@ struct form {
 	struct insn in;
 };
 
-/* Dense, as most guests need a part of them: where each is, + 1. */
+/*
+ * Dense, as most guests need a part of them: where each is, + 1.  Of two that
+ * have one place the one that was found last is looked at first.
+ */
 struct forms {
-	uint16_t at[FORMS], used;
+	uint16_t at[SLOTS][2], used;
 	struct form form[FORMS];
 	struct view view[FORMS];
 };
@@ -152,13 +156,24 @@ static uint64_t imm_of(const struct form *f, const uint8_t *b)
 	return f->imm_signed ? sign_extend(v, f->imm_size) : v;
 }
 
+static bool is_form(const struct forms *k, unsigned at, uint64_t head,
+		    unsigned size)
+{
+	const struct form *f;
+
+	if (!at)
+		return false;
+	f = &k->form[at - 1];
+	return f->length && f->head == head && f->size == size;
+}
+
 /* The form of the 15 bytes at code, or NULL; b is for 24: them and slack. */
 static struct form *find(struct cpu *c, const uint8_t *code, unsigned avail,
 			 uint8_t *b, bool *known)
 {
 	struct form *f;
 	uint64_t head;
-	uint16_t *at;
+	uint16_t *at, last;
 	unsigned n;
 
 	if (c->mode != MODE_64 || avail < 15 || !c->forms)
@@ -170,11 +185,15 @@ static struct form *find(struct cpu *c, const uint8_t *code, unsigned avail,
 	if (!n)
 		return NULL;
 	head = read_le(b, n);
-	at = &c->forms->at[head * 0x9e3779b97f4a7c15ull >> (64 - FORM_BITS)];
-	if (!*at)
-		*at = ++c->forms->used;
-	f = &c->forms->form[*at - 1];
-	*known = f->length && f->head == head && f->size == n;
+	at = c->forms->at[head * 0x9e3779b97f4a7c15ull >> (64 - SLOT_BITS)];
+	*known = true;
+	if (is_form(c->forms, at[0], head, n))
+		return &c->forms->form[at[0] - 1];
+	last = at[1] ? at[1] : ++c->forms->used;
+	at[1] = at[0];
+	at[0] = last;
+	f = &c->forms->form[last - 1];
+	*known = is_form(c->forms, last, head, n);
 	if (!*known) {
 		f->head = head;
 		f->size = (uint8_t)n;
@@ -296,7 +315,7 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 }
 
 const struct instruction *form_look(struct cpu *c, const uint8_t *code,
-					 unsigned avail)
+				    unsigned avail)
 {
 	struct decoded d;
 	struct insn in;

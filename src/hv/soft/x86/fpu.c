@@ -799,8 +799,8 @@ static bool decode_again(const struct insn *in, struct decoded *d)
 	case MODE_64: break;
 	}
 	if (!ZYAN_SUCCESS(ZydisDecoderInit(&dec, mm, sw)) ||
-	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec, in->bytes, in->len, &i,
-						 op)))
+	    !ZYAN_SUCCESS(
+		    ZydisDecoderDecodeFull(&dec, in->bytes, in->len, &i, op)))
 		return false;
 	view_instruction(&d->i, &i);
 	view_operands(d, op);

@@ -99,10 +99,9 @@ void view_instruction(struct instruction *to, const ZydisDecodedInstruction *i)
 	to->meta.isa_set = (uint16_t)i->meta.isa_set;
 	if (f) {
 		to->flags_tested = (uint16_t)(f->tested & FL_ARITH);
-		to->flags_changed =
-			(uint16_t)((f->modified | f->set_0 | f->set_1 |
-				    f->undefined) &
-				   FL_ARITH);
+		to->flags_changed = (uint16_t)((f->modified | f->set_0 |
+						f->set_1 | f->undefined) &
+					       FL_ARITH);
 	}
 	take_prefixes(to, i);
 	take_raw(to, i);
