@@ -55,7 +55,9 @@ static void look(const uint8_t *code)
 		return;
 	}
 	view_instruction(&is, &full);
+	/* Nothing of the operands. */
 	is.operand_count = i->operand_count;
+	is.plain = i->plain;
 	/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
 	if (memcmp(&is, i, sizeof(is)))
 		show("a look", code);

@@ -49,8 +49,7 @@ static void count(unsigned uses[16], const struct decoded *d)
 				  high ? PINNED : by << both);
 		} else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
 			   op->mem.index != ZYDIS_REGISTER_NONE &&
-			   ZydisRegisterGetClass(op->mem.index) !=
-				   ZYDIS_REGCLASS_GPR64) {
+			   class_of(op->mem.index) != ZYDIS_REGCLASS_GPR64) {
 			/* A vector of indices. */
 			count_one(uses, op->mem.base, PINNED);
 		} else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {

@@ -363,6 +363,8 @@ static void emit_leaves(struct tctx *x)
 /* Anything with XMM or YMM registers, or that MXCSR rules. */
 static bool is_vec(const struct decoded *d)
 {
+	if (d->i.plain)
+		return false;
 	switch (d->i.mnemonic) {
 	case ZYDIS_MNEMONIC_VZEROUPPER:
 	case ZYDIS_MNEMONIC_VZEROALL:
@@ -389,7 +391,7 @@ static bool is_vec(const struct decoded *d)
 
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
-		cl = ZydisRegisterGetClass(op->reg.value);
+		cl = class_of(op->reg.value);
 		/* Memory to a general register depends on MXCSR alone. */
 		if (cl == ZYDIS_REGCLASS_XMM || cl == ZYDIS_REGCLASS_YMM ||
 		    op->reg.value == ZYDIS_REGISTER_MXCSR)

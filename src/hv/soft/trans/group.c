@@ -145,7 +145,7 @@ static bool constant_step(const struct tctx *x, const struct tinsn *ti,
 	const struct operand *a = &ti->d.op[0], *b = &ti->d.op[1];
 
 	if (a->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-	    ZydisRegisterGetClass(a->reg.value) !=
+	    class_of(a->reg.value) !=
 		    (x->wide ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32))
 		return false;
 	*reg = reg_number(a->reg.value);

@@ -37,7 +37,7 @@ struct enc {
 
 static bool set_field(struct field *f, const struct operand *op)
 {
-	ZydisRegisterClass cl = ZydisRegisterGetClass(op->reg.value);
+	ZydisRegisterClass cl = class_of(op->reg.value);
 	unsigned size = op->size;
 
 	f->used = true;
@@ -90,7 +90,7 @@ static bool implied(struct enc *k, const struct decoded *d,
 	case ZYDIS_OPERAND_TYPE_REGISTER: break;
 	default: return false;
 	}
-	switch (ZydisRegisterGetClass(op->reg.value)) {
+	switch (class_of(op->reg.value)) {
 	case ZYDIS_REGCLASS_FLAGS: return true;
 	case ZYDIS_REGCLASS_XMM: return true;
 	case ZYDIS_REGCLASS_GPR8:
@@ -739,7 +739,7 @@ static void stack_move(struct tctx *x, int n)
 
 static bool is_word(const struct tctx *x, const struct operand *op)
 {
-	return ZydisRegisterGetClass(op->reg.value) ==
+	return class_of(op->reg.value) ==
 	       (x->wide ? ZYDIS_REGCLASS_GPR64 : ZYDIS_REGCLASS_GPR32);
 }
 
@@ -937,8 +937,7 @@ static bool vex_fits(const struct tinsn *ti)
 	}
 	for (unsigned n = 0; n < d->i.operand_count; n++)
 		if (d->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(d->op[n].reg.value) ==
-			    ZYDIS_REGCLASS_GPR32)
+		    class_of(d->op[n].reg.value) == ZYDIS_REGCLASS_GPR32)
 			return false;
 	return true;
 }
@@ -991,10 +990,28 @@ static bool is_nothing(const struct tinsn *ti)
 	}
 }
 
+/* True: it is not for what puts most together, *ok: it has been emitted. */
+static bool emit_special(struct tctx *x, struct tinsn *ti, bool *ok)
+{
+	bool done;
+
+	*ok = emit_system(x, ti) || emit_bits(x, ti) || emit_string(x, ti);
+	if (*ok)
+		return true;
+	*ok = emit_x87(x, ti, &done);
+	if (done)
+		return true;
+	*ok = verbatim(x, ti);
+	if (*ok || !fpu_host_has(&ti->d))
+		return true;
+	*ok = emit_vec(x, ti, &done);
+	return done || !category_fits(ti) || excluded(ti);
+}
+
 bool emit_insn(struct tctx *x, struct tinsn *ti)
 {
 	struct enc k = { .nprefix = 0 };
-	bool done, ok;
+	bool ok;
 
 	if (ti->in.fn == op_undefined || !vec_allowed(x->c, ti))
 		return false;
@@ -1022,20 +1039,8 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 		return true;
 	default: break;
 	}
-	if (emit_system(x, ti) || emit_bits(x, ti) || emit_string(x, ti))
-		return true;
-	ok = emit_x87(x, ti, &done);
-	if (done)
+	if (!ti->d.i.plain && emit_special(x, ti, &ok))
 		return ok;
-	if (verbatim(x, ti))
-		return true;
-	if (!fpu_host_has(&ti->d))
-		return false;
-	ok = emit_vec(x, ti, &done);
-	if (done)
-		return ok;
-	if (!category_fits(ti) || excluded(ti))
-		return false;
 	if (ti->d.i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 	    ti->d.i.opcode >= 0xb8 && ti->d.i.opcode <= 0xbf &&
 	    ti->d.i.raw.rex.W)

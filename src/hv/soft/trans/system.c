@@ -241,7 +241,7 @@ static bool emit_mov_from(struct tctx *x, struct tinsn *ti)
 	    ti->d.op[0].type != ZYDIS_OPERAND_TYPE_REGISTER)
 		return false;
 	n = (unsigned)ZydisRegisterGetId(from->reg.value);
-	switch (ZydisRegisterGetClass(from->reg.value)) {
+	switch (class_of(from->reg.value)) {
 	case ZYDIS_REGCLASS_SEGMENT:
 		return n <= SEG_GS &&
 		       emit_load(x, ti, GS_SEG(n, sel),

@@ -19,7 +19,7 @@ enum { ENV_SIZE = 28, ENV_FSW = 4, ENV_IP = 12, ENV_DP = 20 };
 static bool is_mmx_register(const struct operand *op)
 {
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	       ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_MMX;
+	       class_of(op->reg.value) == ZYDIS_REGCLASS_MMX;
 }
 
 /* CVTPI2PS and the like name no MMX register when they read memory. */
@@ -62,7 +62,7 @@ static bool is_x87(const struct decoded *d)
 
 bool x87_wanted(const struct cpu *c, const struct decoded *d)
 {
-	if (c->cr0 & (CR0_EM | CR0_TS) || !fpu_host_has(d))
+	if (d->i.plain || c->cr0 & (CR0_EM | CR0_TS) || !fpu_host_has(d))
 		return false;
 	return is_x87(d) || is_mmx(d);
 }

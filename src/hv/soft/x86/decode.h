@@ -48,6 +48,7 @@ struct instruction {
 	uint8_t operand_count, operand_count_visible;
 	uint8_t rep; /* the last of F2 and F3 */
 	bool osize, lock;
+	bool plain; /* general registers, memory and flags, no more */
 	struct {
 		uint8_t category, isa_ext, branch_type, exception_class;
 		uint16_t isa_set;
@@ -113,6 +114,22 @@ static inline uint8_t reg_number(ZydisRegister reg)
 static inline bool is_gpr(ZydisRegister r)
 {
 	return r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15;
+}
+
+/* Zydis' class of a register: the frequent ones need no call. */
+static inline ZydisRegisterClass class_of(ZydisRegister r)
+{
+	if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
+		return ZYDIS_REGCLASS_GPR64;
+	if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
+		return ZYDIS_REGCLASS_GPR32;
+	if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15B)
+		return ZYDIS_REGCLASS_GPR8;
+	if (r >= ZYDIS_REGISTER_FLAGS && r <= ZYDIS_REGISTER_RFLAGS)
+		return ZYDIS_REGCLASS_FLAGS;
+	if (r >= ZYDIS_REGISTER_XMM0 && r <= ZYDIS_REGISTER_XMM31)
+		return ZYDIS_REGCLASS_XMM;
+	return ZydisRegisterGetClass(r);
 }
 
 static inline bool is_gpr_op(const struct operand *op)

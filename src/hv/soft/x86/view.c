@@ -107,11 +107,36 @@ void view_instruction(struct instruction *to, const ZydisDecodedInstruction *i)
 	take_raw(to, i);
 }
 
+/* Of the base set, what every processor has and no mode forbids. */
+static bool is_plain(const struct decoded *d)
+{
+	if (d->i.meta.isa_ext != ZYDIS_ISA_EXT_BASE ||
+	    d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return false;
+	switch (d->i.meta.category) {
+	case ZYDIS_CATEGORY_BINARY:
+	case ZYDIS_CATEGORY_CMOV:
+	case ZYDIS_CATEGORY_DATAXFER:
+	case ZYDIS_CATEGORY_LOGICAL:
+	case ZYDIS_CATEGORY_ROTATE:
+	case ZYDIS_CATEGORY_SETCC:
+	case ZYDIS_CATEGORY_SHIFT: break;
+	default: return false;
+	}
+	for (unsigned n = 0; n < d->i.operand_count; n++)
+		if (d->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    !is_gpr(d->op[n].reg.value) &&
+		    class_of(d->op[n].reg.value) != ZYDIS_REGCLASS_FLAGS)
+			return false;
+	return true;
+}
+
 void view_operands(struct decoded *d, const ZydisDecodedOperand *op)
 {
 	memset(d->op, 0, sizeof(d->op));
 	for (unsigned n = 0; n < d->i.operand_count; n++)
 		take_operand(&d->op[n], &op[n]);
+	d->i.plain = is_plain(d);
 }
 
 _Static_assert(ZYDIS_CATEGORY_MAX_VALUE < 256 &&
