@@ -432,10 +432,15 @@ static void emit_thunks(struct trans *t)
  */
 static void itab_clear(struct cpu *c, unsigned mmu)
 {
-	if (c->trans->itab_used[mmu])
-		memset(c->itab[mmu], 0, sizeof(c->itab[mmu]));
+	bool *used = c->trans->itab_used[mmu];
+
+	for (unsigned g = 0; g < ITAB_GROUPS; g++) {
+		if (used[g])
+			memset(&c->itab[mmu][g * ITAB_GROUP], 0,
+			       ITAB_GROUP * sizeof(struct itab_entry));
+		used[g] = false;
+	}
 	c->itab[mmu][0].rip = c->itab[mmu][1].rip = itab_address(2);
-	c->trans->itab_used[mmu] = false;
 }
 
 /* -- life ----------------------------------------------------------------- */
@@ -753,14 +758,29 @@ static struct itab_entry *neighbour(struct cpu *c, const struct itab_entry *it)
 	return &table[(it - table) ^ 1];
 }
 
+/* Is there anything in this part of the table? */
+static bool *itab_group(struct cpu *c, const struct itab_entry *it)
+{
+	return &c->trans->itab_used[c->mmu]
+				   [(it - c->itab[c->mmu]) / ITAB_GROUP];
+}
+
+static bool itab_has(struct cpu *c, const struct itab_entry *it, uint64_t rip)
+{
+	return *itab_group(c, it) && it->rip == rip;
+}
+
 /* What was there goes to the neighbour, which the thunk tries next. */
 static void itab_put(struct cpu *c, struct itab_entry *it, uint64_t rip,
 		     const uint8_t *code)
 {
-	if (it->rip != rip && it->code)
+	bool *used = itab_group(c, it);
+
+	if (*used && it->rip != rip && it->code)
 		*neighbour(c, it) = *it;
 	it->rip = rip;
 	it->code = (uintptr_t)code;
+	*used = true;
 }
 
 static void itab_drop(struct cpu *c, struct itab_entry *it, uint64_t rip)
@@ -768,6 +788,8 @@ static void itab_drop(struct cpu *c, struct itab_entry *it, uint64_t rip)
 	struct itab_entry *table = c->itab[c->mmu];
 	struct itab_entry *both[] = { it, neighbour(c, it) };
 
+	if (!*itab_group(c, it))
+		return;
 	for (unsigned n = 0; n < 2; n++)
 		if (both[n]->rip == rip) {
 			both[n]->rip =
@@ -1078,7 +1100,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	key = trans_key(c);
 	itab_for(c, key);
 	it = itab_at(c, lin);
-	if (!chain && !look && it->rip == lin) {
+	if (!chain && !look && itab_has(c, it, lin)) {
 		flags_in(c);
 		return (uint8_t *)(uintptr_t)it->code - t->to_rx;
 	}
@@ -1094,10 +1116,8 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	if (flushes != c->stats.code_flushes)
 		patch = NULL;
 	/* Who comes by a jump of his own does so from now on. */
-	if (!chain) {
-		t->itab_used[c->mmu] = true;
+	if (!chain)
 		itab_put(c, it, lin, b->checked + t->to_rx);
-	}
 	if (patch)
 		e_aim(patch, checked ? b->checked : b->entry);
 	flags_in(c);

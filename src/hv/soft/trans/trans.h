@@ -140,6 +140,8 @@ enum {
 	LINES = 1 << LINE_BITS,
 	PAGE_HASH_BITS = 14,
 	PAGE_HASH = 1 << PAGE_HASH_BITS,
+	ITAB_GROUP = 256, /* entries: a page of the host's */
+	ITAB_GROUPS = ITAB_SIZE / ITAB_GROUP,
 	TRANS_INSNS = 64, /* guest instructions in a block */
 	HOT = 4,	  /* runs in the interpreter before translation */
 	CHANGED = 6	  /* times as many of code that was changed */
@@ -183,7 +185,8 @@ struct trans {
 	unsigned line_bits, nlisted;
 	uint32_t twins[TWINS]; /* in block[], + 1; 0: none */
 	struct tlink *by_page[PAGE_HASH];
-	bool itab_used[MMU_COUNT];
+	/* Groups of the table that hold something; others are not touched. */
+	bool itab_used[MMU_COUNT][ITAB_GROUPS];
 	unsigned hot;
 	struct tblock *found; /* by the last find() */
 	struct block *cold;   /* what it found not to be hot yet */
