@@ -151,6 +151,10 @@ static int build(struct vm *vm, const struct vm_config *cfg, uint32_t tsc_khz,
 	ret = env_init(vm);
 	if (ret)
 		return error_errno(err, ret, "machine");
+	if (tsc_khz)
+		mem_start_small(&vm->mem, vm->loop);
+	else
+		mem_use_large(&vm->mem);
 	ret = add_vcpus(vm, cfg->cpus, err);
 	if (ret)
 		return ret;

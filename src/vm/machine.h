@@ -186,12 +186,23 @@ struct guest_mem {
 	uint8_t *host;
 	uint64_t size, low;
 	uint8_t *from_file; /* bit per SAVED_UNIT; NULL: all anonymous */
+	bool small;	    /* its pages, until it goes on */
+	struct loop_timer enlarge;
 };
 
 /* ram: which there is already, and is the machine's from now on; or NULL. */
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
 	     struct saved_ram *ram, struct husk_error *err);
 void mem_finish(struct guest_mem *mem); /* zeroes are fine */
+/* Fewer host page faults and TLB misses; fine where it is refused. */
+void mem_use_large(struct guest_mem *mem);
+/*
+ * What is touched first gets small pages, until the machine has gone on for a
+ * while: of large ones the host has to clear 2 MiB for each byte that the
+ * guest wants when it wakes up.
+ */
+void mem_start_small(struct guest_mem *mem, struct loop *loop);
+void mem_goes_on(struct guest_mem *mem);
 
 struct vcpu {
 	struct vm *vm;

@@ -13,18 +13,20 @@
 #include "vm/chips.h"
 #include "vm/saved/saved.h"
 
-#define HIGH_BASE BIT(32)
+#define HIGH_BASE      BIT(32)
+#define LARGE_AFTER_NS 1000000000ull
+
+static bool unit_from_file(const struct guest_mem *mem, uint64_t i)
+{
+	return mem->from_file && mem->from_file[i / 8] & BIT(i % 8);
+}
 
 static void *get(uint64_t size)
 {
 	void *host = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (host == MAP_FAILED)
-		return NULL;
-	/* Fewer host page faults and TLB misses; fine where it is refused. */
-	madvise(host, size, MADV_HUGEPAGE);
-	return host;
+	return host == MAP_FAILED ? NULL : host;
 }
 
 int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
@@ -57,6 +59,40 @@ int mem_init(struct guest_mem *mem, struct hv_vm *hv, uint64_t size,
 		return error_errno(err, ret, "mapping guest memory");
 	}
 	return 0;
+}
+
+/* Of what is a file's nothing is large. */
+void mem_use_large(struct guest_mem *mem)
+{
+	uint64_t n = ram_units(mem->size), end;
+
+	for (uint64_t i = 0; i < n; i = end + 1) {
+		for (end = i; end < n && !unit_from_file(mem, end);)
+			end++;
+		if (end > i)
+			madvise(mem->host + i * SAVED_UNIT,
+				MIN(end * SAVED_UNIT, mem->size) -
+					i * SAVED_UNIT,
+				MADV_HUGEPAGE);
+	}
+}
+
+static void enlarge(struct loop_timer *t)
+{
+	mem_use_large(container_of(t, struct guest_mem, enlarge));
+}
+
+void mem_start_small(struct guest_mem *mem, struct loop *loop)
+{
+	mem->small = !madvise(mem->host, mem->size, MADV_NOHUGEPAGE);
+	loop_timer_init(loop, &mem->enlarge, enlarge);
+}
+
+void mem_goes_on(struct guest_mem *mem)
+{
+	if (mem->small)
+		loop_timer_set(&mem->enlarge, loop_now() + LARGE_AFTER_NS);
+	mem->small = false;
 }
 
 /* The address space is gone or goes now: nothing to unmap from it. */

@@ -142,6 +142,7 @@ int resume_locked(struct vm *vm, struct husk_error *err)
 		return error_errno(err, ret, "event loop");
 	resume_devices(vm->devs);
 	time_thaw(vm);
+	mem_goes_on(&vm->mem);
 	atomic_store(&vm->paused, false);
 	machine_news(vm, NULL, VM_NEWS_RESUMED, 0);
 	run_go(vm);

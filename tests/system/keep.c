@@ -648,10 +648,22 @@ static void balloon_to(struct guest *g, uint64_t bytes)
 	}
 }
 
+static uint64_t resident(void)
+{
+	unsigned long pages = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	if (!f || fscanf(f, "%*u %lu", &pages) != 1)
+		die("/proc/self/statm", NULL);
+	fclose(f);
+	return pages * 4096ull;
+}
+
 static void balloon(struct guest *g, uint64_t bytes)
 {
 	uint64_t all = vm_config_memory(g->config);
 	struct vm_balloon_stats s = balloon_stats(g), now;
+	uint64_t without;
 
 	if (s.actual != all)
 		die("the balloon has memory", NULL);
@@ -659,9 +671,14 @@ static void balloon(struct guest *g, uint64_t bytes)
 	now = balloon_stats(g);
 	if (now.inflated - s.inflated < bytes)
 		die("the balloon has not given all to the host", NULL);
+	without = resident();
 	balloon_to(g, all);
-	/* What it took back it will not use: reports say so before long. */
-	for (now = s; now.reported == s.reported && now.hinted == s.hinted;
+	/*
+	 * What it took back it will not use: it never comes, or reports say so
+	 * before long.
+	 */
+	for (now = s; now.reported == s.reported && now.hinted == s.hinted &&
+		      resident() > without + bytes / 4;
 	     now = balloon_stats(g)) {
 		check_alive(g);
 		usleep(100000);

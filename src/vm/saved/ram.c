@@ -248,6 +248,8 @@ int ram_read_unit(const struct vm_saved *saved, uint64_t i, void *buf)
 static int unpack_all(const struct vm_saved *saved, struct guest_mem *mem,
 		      struct husk_error *err)
 {
+	/* All of it is touched now. */
+	mem_use_large(mem);
 	for (uint64_t i = 0; i < saved->nunits; i++) {
 		int ret = 0;
 
