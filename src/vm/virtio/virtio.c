@@ -256,10 +256,11 @@ static void free_parts(struct virtio *v)
 
 static int make_queue(struct virtio *v, unsigned index)
 {
-	struct virtq *q = calloc(1, sizeof(*q));
+	struct virtq *q = malloc(sizeof(*q));
 
 	if (!q)
 		return -ENOMEM;
+	memset(q, 0, offsetof(struct virtq, iov));
 	v->queue[index] = q;
 	q->v = v;
 	q->index = index;

@@ -48,6 +48,7 @@ struct virtq {
 	uint16_t *avail_host; /* flags, idx, ring[size], used_event */
 	uint8_t *used_host;   /* flags, idx, elem[size], avail_event */
 
+	/* Of the last chain; not cleared, as most queues need little of it. */
 	struct iovec iov[VIRTQ_MAX_SIZE];
 	uint64_t gpa[VIRTQ_MAX_SIZE];
 };
