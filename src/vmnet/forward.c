@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <slirp/libslirp.h>
-
 #include "base/error.h"
 
 static int parse_port(const char *text, uint16_t *port)
@@ -109,19 +107,20 @@ static socklen_t len_of(const struct sockaddr_storage *a)
 int forward_open_locked(struct vmnet *net, const struct forward *f)
 {
 	errno = 0;
-	if (slirp_add_hostxfwd(net->slirp, (const void *)&f->host,
-			       len_of(&f->host), (const void *)&f->guest,
-			       len_of(&f->guest),
-			       (f->udp ? SLIRP_HOSTFWD_UDP : 0) |
-				       SLIRP_HOSTFWD_V6ONLY) < 0)
+	if (net->lib.add_hostxfwd(net->slirp, (const void *)&f->host,
+				  len_of(&f->host), (const void *)&f->guest,
+				  len_of(&f->guest),
+				  (f->udp ? SLIRP_HOSTFWD_UDP : 0) |
+					  SLIRP_HOSTFWD_V6ONLY) < 0)
 		return errno ? -errno : -EIO;
 	return 0;
 }
 
 void forward_close_locked(struct vmnet *net, const struct forward *f)
 {
-	slirp_remove_hostxfwd(net->slirp, (const void *)&f->host,
-			      len_of(&f->host), f->udp ? SLIRP_HOSTFWD_UDP : 0);
+	net->lib.remove_hostxfwd(net->slirp, (const void *)&f->host,
+				 len_of(&f->host),
+				 f->udp ? SLIRP_HOSTFWD_UDP : 0);
 }
 
 int vmnet_forward_add(struct vmnet *net, const char *spec,

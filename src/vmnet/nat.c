@@ -18,8 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <slirp/libslirp.h>
-
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/loop.h"
@@ -179,7 +177,7 @@ static void run_timers(struct vmnet *net)
 		next = t->next;
 		if (t->when_ms && t->when_ms <= now) {
 			t->when_ms = 0;
-			slirp_handle_timer(net->slirp, t->id, t->opaque);
+			net->lib.handle_timer(net->slirp, t->id, t->opaque);
 		}
 	}
 }
@@ -213,7 +211,7 @@ static void *nat_thread(void *arg)
 		}
 		net->nfds = 0;
 		add_poll(net->wake_fd, SLIRP_POLL_IN, net);
-		slirp_pollfds_fill(net->slirp, &timeout, add_poll, net);
+		net->lib.pollfds_fill(net->slirp, &timeout, add_poll, net);
 		timeout = until_timer(net, timeout);
 		net->polling = net->in_poll = true;
 		fds = net->fds;
@@ -229,7 +227,7 @@ static void *nat_thread(void *arg)
 		if (got > 0 && fds[0].revents &&
 		    read(net->wake_fd, &count, sizeof(count)) < 0)
 			continue;
-		slirp_pollfds_poll(net->slirp, got < 0, get_revents, net);
+		net->lib.pollfds_poll(net->slirp, got < 0, get_revents, net);
 		run_timers(net);
 	}
 	pthread_mutex_unlock(&net->lock);
@@ -259,7 +257,7 @@ static Slirp *make_stack(struct vmnet *net)
 	inet_pton(AF_INET6, "fec0::", &c.vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &c.vhost6);
 	inet_pton(AF_INET6, "fec0::3", &c.vnameserver6);
-	return slirp_new(&c, &callbacks, net);
+	return net->lib.new(&c, &callbacks, net);
 }
 
 /* The stack would leave sockets that listen open. */
@@ -267,13 +265,14 @@ static void end_stack(struct vmnet *net)
 {
 	for (struct forward *f = net->forwards; f; f = f->next)
 		forward_close_locked(net, f);
-	slirp_cleanup(net->slirp);
+	net->lib.cleanup(net->slirp);
 }
 
 static void free_network(struct vmnet *net)
 {
 	if (net->slirp)
 		end_stack(net);
+	slirp_unload(&net->lib);
 	while (net->forwards) {
 		struct forward *f = net->forwards;
 
@@ -311,6 +310,9 @@ int vmnet_create(const struct vmnet_config *cfg, struct vmnet **out,
 				net->cfg.mtu, VMNET_MTU_MIN, VMNET_MTU_MAX);
 		goto err_net;
 	}
+	ret = slirp_load(&net->lib, err);
+	if (ret)
+		goto err_net;
 	ret = net->wake_fd < 0 ? -errno : 0;
 	if (!ret) {
 		net->slirp = make_stack(net);

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <slirp/libslirp.h>
-
 #include "base/bits.h"
 
 static void ring_put(struct vmnet_port *p, const void *data, uint32_t len)
@@ -107,7 +105,7 @@ int vmnet_port_send(struct vmnet_port *p, const struct iovec *iov, int n)
 		return -EMSGSIZE;
 	pthread_mutex_lock(&net->lock);
 	if (switch_frame(p, frame, len))
-		slirp_input(net->slirp, frame, (int)len);
+		net->lib.input(net->slirp, frame, (int)len);
 	nat_wake_locked(net);
 	pthread_mutex_unlock(&net->lock);
 	return 0;

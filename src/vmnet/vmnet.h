@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "husk/vmnet.h"
+#include "vmnet/slirp.h"
 
 /* -- ports (port.c) ------------------------------------------------------- */
 
@@ -48,8 +49,6 @@ void forward_close_locked(struct vmnet *net, const struct forward *f);
 
 /* -- the NAT (nat.c) ------------------------------------------------------ */
 
-struct Slirp;
-
 struct vmnet_timer {
 	int id;
 	void *opaque;
@@ -59,12 +58,13 @@ struct vmnet_timer {
 
 /* (i) constant after creation   (l) under lock */
 struct vmnet {
-	struct vmnet_config cfg; /* (i) */
-	pthread_t thread;	 /* (i) */
-	int wake_fd;		 /* (i) */
+	struct vmnet_config cfg;  /* (i) */
+	pthread_t thread;	  /* (i) */
+	int wake_fd;		  /* (i) */
+	struct slirp_library lib; /* (i) */
 
 	pthread_mutex_t lock;
-	struct Slirp *slirp;	    /* (l) */
+	Slirp *slirp;		    /* (l) */
 	struct vmnet_port *ports;   /* (l) */
 	struct forward *forwards;   /* (l) */
 	struct vmnet_timer *timers; /* (l) */

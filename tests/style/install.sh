@@ -10,9 +10,8 @@ DESTDIR=$dir meson install -C "$build" --no-rebuild --quiet >"$dir/log" 2>&1 ||
 	{ cat "$dir/log"; exit 1; }
 husk=$(find "$dir" -path '*/bin/husk')
 prefix=${husk%/bin/husk}
-# Not the libraries of the build: those the command finds beside itself.
-ldd "$husk" | grep -q "libhusk-vm.so.* => $dir" ||
-	{ echo "husk does not find its library:"; ldd "$husk"; exit 1; }
+# Nor the libraries of the build: the command has them in it.
+! ldd "$husk" | grep libhusk || { echo "husk loads its libraries"; exit 1; }
 "$husk" doctor --json >/dev/null
 "$husk" --version | grep -q '^husk [0-9]'
 for f in share/man/man1/husk.1 share/bash-completion/completions/husk \
