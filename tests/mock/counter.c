@@ -175,6 +175,7 @@ void load_file(const char *path)
 
 int make_folder(void **state)
 {
+	strcpy(strrchr(dir, '-'), "-XXXXXX"); /* a process may want another */
 	if (!mkdtemp(dir))
 		return -1;
 	snprintf(kernel, sizeof(kernel), "%s/kernel", dir);

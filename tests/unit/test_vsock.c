@@ -1051,6 +1051,30 @@ static void stops_when_answers_wait(void **state)
 	unplug();
 }
 
+/* Who had not been accepted before a reset comes after it, the last one last. */
+static void refuse_those_that_wait(void)
+{
+	int fd = host_dial();
+	struct vsock_hdr h;
+	struct end f;
+
+	put_text(fd, "CONNECT 78\n");
+	do {
+		assert_true(hear_in(&h, NULL, PATIENCE));
+		f = (struct end){ .host_port = h.src_port,
+				  .guest_port = h.dst_port };
+		say(&f, VSOCK_OP_RST, NULL, 0);
+	} while (h.dst_port != 78);
+	close(fd);
+}
+
+static void expect_open_files(unsigned n)
+{
+	for (unsigned i = 0; i < PATIENCE && open_files() != n; i++)
+		usleep(1000);
+	assert_int_equal(open_files(), n);
+}
+
 /* (p5, p7) resets with everything under way: nothing stays behind */
 static void leaves_nothing(void **state)
 {
@@ -1079,22 +1103,14 @@ static void leaves_nothing(void **state)
 			mock_post(&m, VSOCK_TX, 1);
 			expect_broken();
 		}
-		start();
+		mock_common(&m, 20, 0, 1);
 		assert_int_equal(to_vsock(m.v)->nconns, 0);
+		start();
 		for (unsigned i = 0; i < 6; i++)
 			close(fd[i]);
 		give_buffers();
-		/* Those that had not been accepted come now, and go. */
-		for (unsigned i = 0; i < PATIENCE; i++) {
-			if (hear_in(&h, NULL, 50)) {
-				f = (struct end){ .host_port = h.src_port,
-						  .guest_port = h.dst_port };
-				say(&f, VSOCK_OP_RST, NULL, 0);
-			} else if (open_files() == before) {
-				break;
-			}
-		}
-		assert_int_equal(open_files(), before);
+		refuse_those_that_wait();
+		expect_open_files(before);
 	}
 	unplug();
 }

@@ -33,8 +33,12 @@ enum {
 	RETRY_MS = 20,	      /* for a lock that the host holds */
 	LOCK_WAIT_MS = 30000, /* then the driver may look for signals */
 	QUICK_MOST = 16,      /* by one doorbell */
-	/* What takes longer sends all to the workers, so many times as long. */
+	/*
+	 * Two that take longer, with few between, send all to the workers for so
+	 * many times as long.  One may be the host's scheduler.
+	 */
 	QUICK_NS = 1000000,
+	QUICK_FEW = 16,
 	SLOW_TIMES = 20,
 };
 
@@ -60,6 +64,7 @@ struct fs_dev {
 	struct held *held;   /* (v) */
 	unsigned nheld;	     /* (v) */
 	uint64_t slow_until; /* (v) */
+	unsigned nquick;     /* (v) since one was slow */
 
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle;
@@ -310,8 +315,13 @@ static bool serve_here(struct fs_dev *d, struct virtq *q,
 	fs_thread_init(d->fs);
 	len = fs_serve(d->fs, &m);
 	took = loop_now() - began;
-	if (took > QUICK_NS)
-		d->slow_until = began + took * SLOW_TIMES;
+	if (took <= QUICK_NS) {
+		d->nquick++;
+	} else {
+		if (d->nquick < QUICK_FEW)
+			d->slow_until = began + took * SLOW_TIMES;
+		d->nquick = 0;
+	}
 	if (len != FS_WAIT)
 		answer(d, q, chain, len);
 	return len != FS_WAIT;
