@@ -578,10 +578,8 @@ static void emit_head(struct tctx *x)
 
 	x->t->site[here].of = (uint32_t)(tb - x->t->block);
 	change_area(x);
-	tb->miss = e->p;
 	stub_site(x, here);
 	change_area(x);
-	tb->checked = e->p;
 	emit_page_check(x, tb->lin, tb->gpa, RELOC_SLOT, here);
 	tb->entry = e->p;
 	if (x->second) {
@@ -709,8 +707,9 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
 						      16),
 			     .end = t->near.end };
 	x.other = (struct emit){ .p = t->far.used, .end = t->far.end };
-	tb->near = x.e.p;
-	tb->far = x.other.p;
+	tb->checked = x.e.p;
+	tb->miss = x.other.p;
+	tb->fixed = !trans_may_copy(lin);
 	tb->site = t->nsites;
 	tb->reloc = t->nrelocs;
 	goes_on = collect(&x, p);
@@ -741,10 +740,12 @@ struct tblock *trans_block(struct trans *t, uint64_t lin, uint32_t key,
 		tb->entry = NULL;
 		return tb;
 	}
-	tb->near_size = (uint32_t)(x.other.p - tb->near);
-	tb->far_size = (uint32_t)(x.e.p - tb->far);
-	tb->nsites = t->nsites - tb->site;
-	tb->nrelocs = t->nrelocs - tb->reloc;
+	if (tb->fixed)
+		t->nrelocs = tb->reloc;
+	tb->near_size = (uint32_t)(x.other.p - tb->checked) & 0xfffff;
+	tb->far_size = (uint32_t)(x.e.p - tb->miss) & 0xfffff;
+	tb->nsites = (t->nsites - tb->site) & 0xfff;
+	tb->nrelocs = (t->nrelocs - tb->reloc) & 0xfff;
 	t->near.used = x.other.p;
 	t->far.used = x.e.p;
 	return tb;

@@ -455,8 +455,9 @@ int trans_init(struct cpu *c)
 	c->trans = t;
 	t->c = c;
 	t->hot = HOT;
-	t->line_bits = LINE_BITS_MIN;
-	t->line = reserve(LINES * sizeof(*t->line));
+	t->here.bits = t->twins.bits = LINE_BITS_MIN;
+	t->here.line = reserve(LINES * sizeof(*t->here.line));
+	t->twins.line = reserve(LINES * sizeof(*t->twins.line));
 	t->site = reserve(ALL_SITES * sizeof(*t->site));
 	t->insn = reserve(MAX_TINSNS * sizeof(*t->insn));
 	t->bytes = reserve(MAX_BYTES);
@@ -464,8 +465,8 @@ int trans_init(struct cpu *c)
 	t->reloc = reserve(MAX_RELOCS * sizeof(*t->reloc));
 	t->scratch = reserve(TRANS_INSNS * sizeof(*t->scratch));
 	ret = -ENOMEM;
-	if (t->line && t->site && t->insn && t->bytes && t->block && t->reloc &&
-	    t->scratch)
+	if (t->here.line && t->twins.line && t->site && t->insn && t->bytes &&
+	    t->block && t->reloc && t->scratch)
 		ret = code_memory(t);
 	if (ret) {
 		trans_finish(c);
@@ -491,7 +492,8 @@ void trans_finish(struct cpu *c)
 
 	if (!t)
 		return;
-	release(t->line, LINES * sizeof(*t->line));
+	release(t->here.line, LINES * sizeof(*t->here.line));
+	release(t->twins.line, LINES * sizeof(*t->twins.line));
 	release(t->site, ALL_SITES * sizeof(*t->site));
 	release(t->insn, MAX_TINSNS * sizeof(*t->insn));
 	release(t->bytes, MAX_BYTES);
@@ -573,23 +575,10 @@ static uint64_t block_hash(uint64_t lin, uint64_t gpa, uint32_t key)
 	return hash_of(gpa ^ lin << 16, key);
 }
 
-static uint32_t *line_at(struct trans *t, uint64_t hash)
+/* The same code at any address. */
+static uint64_t twin_hash(uint64_t gpa, uint32_t key)
 {
-	return t->line[hash >> (64 - t->line_bits)];
-}
-
-/* What is listed in a line has this above its place. */
-enum { PLACE_BITS = 19 };
-_Static_assert(ALL_TBLOCKS < 1 << PLACE_BITS, "all have a place");
-
-static uint32_t line_tag(uint64_t hash)
-{
-	return (uint32_t)(hash >> 16) & ~0u << PLACE_BITS;
-}
-
-static unsigned twin_hash(uint64_t gpa, uint32_t key)
-{
-	return (unsigned)(hash_of(gpa, key) >> (64 - TWIN_BITS));
+	return hash_of(gpa, key);
 }
 
 static unsigned page_hash(const struct soft_page *p)
@@ -598,29 +587,101 @@ static unsigned page_hash(const struct soft_page *p)
 			  (64 - PAGE_HASH_BITS));
 }
 
-/* What the tables and the lists in them hold. */
-static struct tblock *listed(struct trans *t, uint32_t n)
+/* -- lines of blocks */
+
+enum { PLACE_BITS = 19 };
+_Static_assert(ALL_TBLOCKS < 1 << PLACE_BITS, "all have a place");
+
+static uint32_t *line_at(const struct lines *k, uint64_t hash)
 {
-	n &= (1u << PLACE_BITS) - 1;
-	return n ? &t->block[n - 1] : NULL;
+	return k->line[hash >> (64 - k->bits)];
 }
 
-static uint32_t as_listed(const struct trans *t, const struct tblock *b)
+/* What an entry of that hash has above the place. */
+static uint32_t line_tag(uint64_t hash)
 {
-	return (uint32_t)(b - t->block) + 1;
+	return (uint32_t)(hash >> 16) & ~0u << PLACE_BITS;
 }
 
-static void no_lines(struct trans *t, unsigned bits)
+/* The next block in a line with that tag, from *n on, which is where it is. */
+static struct tblock *line_next(const struct trans *t, const uint32_t *line,
+				uint32_t tag, unsigned *n)
 {
-	memset(t->line, 0, sizeof(t->line[0]) << t->line_bits);
-	t->line_bits = bits;
-	t->nlisted = 0;
+	for (; *n < LINE_WAYS; ++*n)
+		if ((line[*n] ^ tag) - 1 < (1u << PLACE_BITS) - 1)
+			return &t->block[(line[*n] ^ tag) - 1];
+	return NULL;
+}
+
+/* A line that is full forgets one, which is translated anew then. */
+static void line_add(struct trans *t, struct lines *k, uint64_t hash,
+		     const struct tblock *b)
+{
+	uint32_t *line = line_at(k, hash);
+	unsigned n = 0;
+
+	while (n < LINE_WAYS && line[n])
+		n++;
+	if (n == LINE_WAYS)
+		n = k->n % LINE_WAYS;
+	line[n] = (uint32_t)(b - t->block + 1) | line_tag(hash);
+	k->n++;
+}
+
+/* Time for more lines? */
+static bool lines_full(const struct lines *k)
+{
+	return k->n >> k->bits >= LINE_WAYS / 2 && k->bits < LINE_BITS;
+}
+
+static void lines_clear(struct lines *k, unsigned bits)
+{
+	memset(k->line, 0, sizeof(k->line[0]) << k->bits);
+	k->bits = bits;
+	k->n = 0;
+}
+
+static void list_here(struct trans *t, const struct tblock *b)
+{
+	line_add(t, &t->here, block_hash(b->lin, b->gpa, b->key), b);
+}
+
+/* Others may be made from it. */
+static bool has_twins(const struct tblock *b)
+{
+	return !b->fixed && b->entry;
+}
+
+static void list_twin(struct trans *t, const struct tblock *b)
+{
+	if (has_twins(b))
+		line_add(t, &t->twins, twin_hash(b->gpa, b->key), b);
+}
+
+/* All blocks that are alive, in so many lines. */
+static void list_again(struct trans *t, unsigned bits)
+{
+	lines_clear(&t->here, bits);
+	for (unsigned n = 0; n < t->nblocks; n++)
+		if (!t->block[n].dead)
+			list_here(t, &t->block[n]);
+	for (unsigned n = MAX_TBLOCKS; n < t->copies.nblocks; n++)
+		if (!t->block[n].dead)
+			list_here(t, &t->block[n]);
+}
+
+static void list_twins_again(struct trans *t, unsigned bits)
+{
+	lines_clear(&t->twins, bits);
+	for (unsigned n = 0; n < t->nblocks; n++)
+		if (!t->block[n].dead)
+			list_twin(t, &t->block[n]);
 }
 
 static void forget_all(struct trans *t)
 {
-	no_lines(t, LINE_BITS_MIN);
-	memset(t->twins, 0, sizeof(t->twins));
+	lines_clear(&t->here, LINE_BITS_MIN);
+	lines_clear(&t->twins, LINE_BITS_MIN);
 	memset(t->by_page, 0, sizeof(t->by_page));
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
@@ -629,34 +690,6 @@ static void forget_all(struct trans *t)
 	t->far.used = t->far.start;
 	drop_copies(t);
 	t->c->stats.code_flushes++;
-}
-
-static void list_block(struct trans *t, struct tblock *b)
-{
-	uint64_t hash = block_hash(b->lin, b->gpa, b->key);
-	uint32_t entry = as_listed(t, b) | line_tag(hash);
-	uint32_t *line = line_at(t, hash);
-	unsigned n = 0;
-
-	t->nlisted++;
-	b->next = 0;
-	while (n < LINE_WAYS - 1 && line[n])
-		n++;
-	if (n == LINE_WAYS - 1)
-		b->next = line[n];
-	line[n] = entry;
-}
-
-/* All blocks that are alive, into empty lines. */
-static void list_again(struct trans *t, unsigned bits)
-{
-	no_lines(t, bits);
-	for (unsigned n = 0; n < t->nblocks; n++)
-		if (!t->block[n].dead)
-			list_block(t, &t->block[n]);
-	for (unsigned n = MAX_TBLOCKS; n < t->copies.nblocks; n++)
-		if (!t->block[n].dead)
-			list_block(t, &t->block[n]);
 }
 
 static bool is_copy(const struct trans *t, const struct tblock *b)
@@ -700,7 +733,7 @@ static void forget_copies(struct trans *t)
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(t->c, m);
 	drop_copies(t);
-	list_again(t, t->line_bits);
+	list_again(t, t->here.bits);
 	t->c->stats.code_flushes++;
 }
 
@@ -816,7 +849,7 @@ static bool copy_room(const struct trans *t, const struct tblock *b)
 {
 	const struct area *near = &t->copies.near, *far = &t->copies.far;
 
-	return (size_t)(near->end - near->used) >= b->near_size + 16 &&
+	return (size_t)(near->end - near->used) >= b->near_size + 16u &&
 	       (size_t)(far->end - far->used) >= b->far_size &&
 	       t->copies.nsites + b->nsites <= ALL_SITES &&
 	       t->copies.nblocks < ALL_TBLOCKS;
@@ -824,27 +857,25 @@ static bool copy_room(const struct trans *t, const struct tblock *b)
 
 static void enlist(struct trans *t, struct tblock *b)
 {
-	if (t->nlisted >> t->line_bits >= LINE_WAYS / 2 &&
-	    t->line_bits < LINE_BITS)
-		list_again(t, t->line_bits + 1);
+	if (lines_full(&t->here))
+		list_again(t, t->here.bits + 1);
 	else
-		list_block(t, b);
+		list_here(t, b);
 	for (unsigned n = 0; n < 2 && b->link[n].page; n++) {
 		unsigned h = page_hash(b->link[n].page);
+
 		b->link[n].next = t->by_page[h];
 		t->by_page[h] = &b->link[n];
 	}
 }
 
-/* One that was translated, not copied: others may be made from it. */
+/* One that was translated, not copied. */
 static void enlist_original(struct trans *t, struct tblock *b)
 {
-	unsigned h = twin_hash(b->gpa, b->key);
-
-	if (b->fixed || !b->entry)
-		return;
-	b->twin = t->twins[h];
-	t->twins[h] = as_listed(t, b);
+	if (lines_full(&t->twins))
+		list_twins_again(t, t->twins.bits + 1);
+	else
+		list_twin(t, b);
 }
 
 static bool claimed(const struct code_page *p)
@@ -904,18 +935,16 @@ static bool second_same(struct cpu *c, const struct tblock *b, uint64_t lin)
 static struct tblock *find_twin(struct trans *t, uint64_t lin, uint64_t gpa,
 				uint32_t key)
 {
-	uint32_t *at = &t->twins[twin_hash(gpa, key)];
+	uint64_t hash = twin_hash(gpa, key);
+	uint32_t *line = line_at(&t->twins, hash);
 	struct tblock *b;
 
-	while ((b = listed(t, *at))) {
+	for (unsigned n = 0; (b = line_next(t, line, line_tag(hash), &n)); n++)
 		if (b->dead)
-			*at = b->twin;
+			line[n] = 0;
 		else if (b->gpa == gpa && b->key == key &&
 			 trans_copies(b, lin) && second_same(t->c, b, lin))
 			return b;
-		else
-			at = &b->twin;
-	}
 	return NULL;
 }
 
@@ -931,25 +960,14 @@ static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
 				uint32_t key)
 {
 	uint64_t hash = block_hash(lin, gpa, key);
-	uint32_t *line = line_at(t, hash), tag = line_tag(hash), *at;
+	uint32_t *line = line_at(&t->here, hash);
 	struct tblock *b;
 
-	for (at = line; at < line + LINE_WAYS - 1; at++) {
-		if ((*at ^ tag) >> PLACE_BITS || !(b = listed(t, *at)))
-			continue;
+	for (unsigned n = 0; (b = line_next(t, line, line_tag(hash), &n)); n++)
 		if (b->dead)
-			*at = 0;
+			line[n] = 0;
 		else if (is_block(t, b, lin, gpa, key))
 			return b;
-	}
-	while ((b = listed(t, *at))) {
-		if (b->dead)
-			*at = b->next;
-		else if (is_block(t, b, lin, gpa, key))
-			return b;
-		else
-			at = &b->next;
-	}
 	return NULL;
 }
 
@@ -985,8 +1003,8 @@ static struct tblock *find(struct trans *t, uint64_t lin, uint32_t key)
 	if (!code_at(c, lin, &p) || p.gpa >> XTAB_GPA_BITS)
 		return NULL;
 	/* Three tables, mostly in no cache: fetch them at once. */
-	__builtin_prefetch(line_at(t, block_hash(lin, p.gpa, key)));
-	__builtin_prefetch(&t->twins[twin_hash(p.gpa, key)]);
+	__builtin_prefetch(line_at(&t->here, block_hash(lin, p.gpa, key)));
+	__builtin_prefetch(line_at(&t->twins, twin_hash(p.gpa, key)));
 	cache_prefetch(c, lin);
 	b = find_here(t, lin, p.gpa, key);
 	if (b)

@@ -16,9 +16,14 @@
 /* No target of a direct branch leaves what is canonical there. */
 #define LOW_END ((1ull << 47) - (1ull << 32))
 
+bool trans_may_copy(uint64_t lin)
+{
+	return lin < LOW_END;
+}
+
 bool trans_copies(const struct tblock *from, uint64_t lin)
 {
-	return !from->fixed && lin < LOW_END && from->lin < LOW_END &&
+	return !from->fixed && trans_may_copy(lin) &&
 	       !((from->lin ^ lin) & 0xfff);
 }
 
@@ -87,10 +92,11 @@ static void copy_site(struct trans *t, struct tblock *b,
 	if (s->type == SITE_HERE)
 		s->of = (uint32_t)(b - t->block);
 	s->resume = trans_place(t, moved(t, trans_at(t, s->resume), m));
+	if (s->type != SITE_CHAIN && s->type != SITE_ALONE)
+		return;
 	s->patch = trans_place(t, moved(t, trans_at(t, s->patch), m));
 	/* The original's may be aimed at a block by now. */
-	if (s->type == SITE_CHAIN || s->type == SITE_ALONE)
-		e_aim(trans_at(t, s->patch), trans_at(t, s->resume));
+	e_aim(trans_at(t, s->patch), trans_at(t, s->resume));
 }
 
 static uint32_t slot_move(uint64_t from, uint64_t to)
@@ -106,32 +112,30 @@ struct tblock *trans_copy(struct trans *t, const struct tblock *from,
 
 	*b = *from;
 	b->lin = lin;
-	b->near = (uint8_t *)ALIGN_UP((uintptr_t)t->copies.near.used, 16);
-	b->far = t->copies.far.used;
+	b->checked = (uint8_t *)ALIGN_UP((uintptr_t)t->copies.near.used, 16);
+	b->miss = t->copies.far.used;
 	b->site = t->copies.nsites;
 	b->fixed = true;
 	for (unsigned n = 0; n < 2; n++)
 		b->link[n].block = b;
 	m = (struct moves){ .lin = lin - from->lin,
-			    .near = b->near - from->near,
-			    .far = b->far - from->far,
+			    .near = b->checked - from->checked,
+			    .far = b->miss - from->miss,
 			    .site = b->site - from->site,
 			    .slot = slot_move(from->lin, lin),
 			    .slot2 = slot_move((from->lin | 0xfff) + 1,
 					       (lin | 0xfff) + 1) };
-	b->checked = moved(t, b->checked, &m);
 	b->entry = moved(t, b->entry, &m);
-	b->miss = moved(t, b->miss, &m);
-	memcpy(b->near, from->near, b->near_size);
-	memcpy(b->far, from->far, b->far_size);
+	memcpy(b->checked, from->checked, b->near_size);
+	memcpy(b->miss, from->miss, b->far_size);
 	for (unsigned n = 0; n < b->nrelocs; n++) {
 		const struct reloc *r = &t->reloc[b->reloc + n];
 
-		relocate((r->far ? b->far : b->near) + r->at, r, &m);
+		relocate((r->far ? b->miss : b->checked) + r->at, r, &m);
 	}
 	for (unsigned n = 0; n < b->nsites; n++)
 		copy_site(t, b, &t->site[from->site + n], &m);
-	t->copies.near.used = b->near + b->near_size;
-	t->copies.far.used = b->far + b->far_size;
+	t->copies.near.used = b->checked + b->near_size;
+	t->copies.far.used = b->miss + b->far_size;
 	return b;
 }

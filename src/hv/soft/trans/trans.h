@@ -56,19 +56,22 @@ enum site_type {
 };
 
 struct site {
-	uint64_t rip;
-	/* SITE_INSN: in t->bytes, or in t->insn once it has been here;
-	 * SITE_HERE: its block in t->block */
-	uint32_t of;
+	int64_t rip : 56; /* canonical, or just behind what is */
+	uint64_t type : 3;
+	uint64_t known : 1;   /* SITE_INSN: of is in t->insn */
+	uint64_t punt : 1;    /* SITE_INSN: it never has host code */
+	uint64_t checked : 1; /* other page: only the checked entry will do */
+	uint64_t vec : 1, x87 : 1; /* SITE_INSN: its block needs these */
 	/* Places in code memory: see trans_place(), 0: none. */
 	uint32_t resume; /* SITE_CHAIN, SITE_ALONE: its stub */
-	uint32_t patch;	 /* rel32 */
-	uint32_t type : 3;
-	uint32_t known : 1;   /* SITE_INSN: of is in t->insn */
-	uint32_t punt : 1;    /* SITE_INSN: it never has host code */
-	uint32_t checked : 1; /* other page: only the checked entry will do */
-	uint32_t vec : 1, x87 : 1; /* SITE_INSN: its block needs these */
-	int32_t undo : 16; /* added to rsp if the branch itself must fault */
+	union {
+		uint32_t patch; /* SITE_CHAIN, SITE_ALONE: rel32 */
+		/* SITE_INSN: in t->bytes, or in t->insn once it has been here;
+		 * SITE_HERE: its block in t->block */
+		uint32_t of;
+		/* SITE_INDIRECT: added to rsp if the branch must fault */
+		int32_t undo;
+	};
 };
 
 /*
@@ -99,10 +102,12 @@ struct tblock {
 	uint32_t key;
 	bool dead;
 	bool fixed;	  /* cannot be copied */
-	uint32_t next;	  /* as in trans.line */
-	uint32_t twin;	  /* originals with the same hash, without lin */
-	uint8_t *checked; /* entry from another page */
+	uint8_t *checked; /* entry from another page; its code begins here */
 	uint8_t *entry;	  /* NULL: not translatable */
+	uint8_t *miss;	  /* stub that looks it up anew; its far code begins */
+	uint32_t near_size : 20, nsites : 12;
+	uint32_t far_size : 20, nrelocs : 12;
+	unsigned site, reloc;
 	/* By page: the second, when its one instruction crosses into it. */
 	struct tlink {
 		struct tblock *block;
@@ -110,10 +115,6 @@ struct tblock {
 		uint64_t granules; /* that its translation has looked at */
 		struct tlink *next;
 	} link[2];
-	uint8_t *miss; /* stub that looks the block up anew */
-	uint8_t *near, *far;
-	uint32_t near_size, far_size;
-	unsigned site, nsites, reloc, nrelocs;
 } __attribute__((aligned(64)));
 
 enum {
@@ -131,13 +132,6 @@ enum {
 	MAX_TBLOCKS = 3 << 16,
 	ALL_TBLOCKS = 1 << 18,
 	MAX_RELOCS = 1 << 22,
-	TWIN_BITS = 15,
-	TWINS = 1 << TWIN_BITS,
-	/* Blocks are found by lines of the cache that grow in number. */
-	LINE_WAYS = 16,
-	LINE_BITS_MIN = 9,
-	LINE_BITS = 14,
-	LINES = 1 << LINE_BITS,
 	PAGE_HASH_BITS = 14,
 	PAGE_HASH = 1 << PAGE_HASH_BITS,
 	ITAB_GROUP = 256, /* entries: a page of the host's */
@@ -154,6 +148,24 @@ enum {
 struct area {
 	uint8_t *start, *used, *end; /* start: behind what a flush keeps */
 	uint8_t *large; /* up to there pages are large, or cannot */
+};
+
+/*
+ * Blocks are found in lines of the cache, whose number grows with theirs.
+ * Each entry has the place of a block in trans.block, + 1, 0: none, and above
+ * that a part of the hash, so that no other block is read to see that it is
+ * not the one.
+ */
+enum {
+	LINE_WAYS = 16,
+	LINE_BITS_MIN = 8,
+	LINE_BITS = 15,
+	LINES = 1 << LINE_BITS
+};
+
+struct lines {
+	uint32_t (*line)[LINE_WAYS];
+	unsigned bits, n;
 };
 
 /* The tables that translated code has filled when they lack an entry. */
@@ -179,11 +191,8 @@ struct trans {
 		struct area near, far;
 		unsigned nsites, nblocks; /* of all: where the next goes */
 	} copies;
-	/* Each: place in block[] + 1, 0: none; above that a part of the hash.
-	 * What does not fit follows the last one of the line. */
-	uint32_t (*line)[LINE_WAYS];
-	unsigned line_bits, nlisted;
-	uint32_t twins[TWINS]; /* in block[], + 1; 0: none */
+	struct lines here;  /* all, by block_hash() */
+	struct lines twins; /* originals that have copies, by twin_hash() */
 	struct tlink *by_page[PAGE_HASH];
 	/* Groups of the table that hold something; others are not touched. */
 	bool itab_used[MMU_COUNT][ITAB_GROUPS];
@@ -230,6 +239,8 @@ static inline uint8_t *trans_at(const struct trans *t, uint32_t place)
 
 enum { STUB_SITE = 1, STUB_JUMP = 6 }; /* in what stub_site() writes */
 
+/* Code at lin is where copies are made. */
+bool trans_may_copy(uint64_t lin);
 /* Can a block from there serve lin too? */
 bool trans_copies(const struct tblock *from, uint64_t lin);
 /* A copy for lin, where the same pages are.  There must be room. */
@@ -280,6 +291,8 @@ struct cold {
 
 enum { MAX_COLD = TRANS_INSNS * 10 };
 enum { MAX_BLOCK_RELOCS = 4 * MAX_COLD };
+_Static_assert(CODE_ROOM < 1 << 20 && MAX_BLOCK_RELOCS < 1 << 12,
+	       "struct tblock has room for these");
 
 /* A conditional exit that has something to do when it is taken. */
 struct leave {
@@ -356,12 +369,14 @@ static inline void reloc_add(struct tctx *x, enum reloc_kind kind,
 	struct trans *t = x->t;
 	bool far = at >= t->far.start;
 
+	if (x->tb->fixed)
+		return;
 	if (x->e.full || t->nrelocs == MAX_RELOCS) {
 		x->tb->fixed = true;
 		return;
 	}
 	t->reloc[t->nrelocs++] = (struct reloc){
-		.at = (uint32_t)(at - (far ? x->tb->far : x->tb->near)),
+		.at = (uint32_t)(at - (far ? x->tb->miss : x->tb->checked)),
 		.kind = kind,
 		.far = far
 	};
