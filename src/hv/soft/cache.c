@@ -75,6 +75,11 @@ int cache_init(struct cpu *c)
 	return 0;
 }
 
+size_t cache_size(void)
+{
+	return sizeof(struct block_cache);
+}
+
 void cache_finish(struct cpu *c)
 {
 	if (!c->cache)

@@ -115,6 +115,8 @@ struct block {
 
 int cache_init(struct cpu *c);
 void cache_finish(struct cpu *c);
+/* Of what c->cache points to. */
+size_t cache_size(void);
 void cache_forget(struct cpu *c);
 /* The block at rip; decodes it.  Faults (fetch). */
 struct block *cache_find(struct cpu *c);

@@ -24,7 +24,9 @@
 #define MADV_COLLAPSE 25
 #endif
 
-enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80, LARGE = 2 << 20 };
+enum { HOST_MXCSR = 0x1f80, MXCSR_MASKS = 0x1f80 };
+/* A large page; as much as is always in small ones; from when tables are not. */
+enum { LARGE = 2 << 20, SMALL = 4 << 20, MUCH = 8 << 20 };
 enum { AHEAD = 4 }; /* large pages that are empty: one for so many full ones */
 
 static void *trans_site(struct cpu *c);
@@ -40,6 +42,30 @@ static void *reserve(size_t n)
 		return NULL;
 	madvise(p, n, MADV_DONTFORK);
 	return p;
+}
+
+/*
+ * What is filled from p on, up to end: much of it takes less of the host's
+ * time in large pages, and we wait less for its page tables.  Who needs little
+ * does not pay for what is empty in them.
+ */
+static void prefer_large(void *p, void *end)
+{
+	uintptr_t from = ALIGN_UP((uintptr_t)p + SMALL, LARGE);
+	uintptr_t to = (uintptr_t)end & ~(uintptr_t)(LARGE - 1);
+
+	if (from < to)
+		madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
+
+/* The lists of blocks, and those of copies behind them. */
+static void prefer_large_lists(struct trans *t)
+{
+	prefer_large(t->site, t->site + MAX_SITES);
+	prefer_large(t->site + MAX_SITES, t->site + ALL_SITES);
+	prefer_large(t->block, t->block + MAX_TBLOCKS);
+	prefer_large(t->block + MAX_TBLOCKS, t->block + ALL_TBLOCKS);
+	prefer_large(t->reloc, t->reloc + MAX_RELOCS);
 }
 
 /* A mapping of the whole of fd that large pages fit. */
@@ -109,9 +135,38 @@ static void enlarge(struct trans *t, struct area *a)
 	full = (size_t)(a->used - a->large) & -(size_t)LARGE;
 	ahead = (size_t)(a->used - a->start) / AHEAD & -(size_t)LARGE;
 	n = MIN(full + ahead, (size_t)(a->end - a->large) & -(size_t)LARGE);
+	/* The host does nothing where it has no page at all. */
+	for (size_t at = full; at < n; at += LARGE) {
+		*(volatile uint8_t *)(a->large + at);
+		*(volatile uint8_t *)(a->large + at + t->to_rx);
+	}
 	if (n && madvise(a->large + t->to_rx, n, MADV_COLLAPSE) == 0)
 		madvise(a->large, n, MADV_COLLAPSE);
 	a->large += n;
+}
+
+/* The large pages that p lies in; whose else they are does not matter. */
+static void collapse_all(void *p, size_t n)
+{
+	uintptr_t at = (uintptr_t)p & ~(uintptr_t)(LARGE - 1);
+
+	for (; at < (uintptr_t)p + n; at += LARGE)
+		madvise((void *)at, LARGE, MADV_COLLAPSE);
+}
+
+/* Where much code is looked for, what finds it is read in no order, either. */
+static void enlarge_tables(struct trans *t)
+{
+	struct cpu *c = t->c;
+
+	t->large_tables = true;
+	collapse_all(c, sizeof(*c));
+	collapse_all(t, sizeof(*t));
+	collapse_all(t->here.line, sizeof(t->here.line[0]) << t->here.bits);
+	collapse_all(t->twins.line, sizeof(t->twins.line[0]) << t->twins.bits);
+	collapse_all(c->cache, cache_size());
+	if (c->forms)
+		collapse_all(c->forms, forms_size());
 }
 
 /* -- thunks --------------------------------------------------------------- */
@@ -472,6 +527,7 @@ int trans_init(struct cpu *c)
 		trans_finish(c);
 		return ret;
 	}
+	prefer_large_lists(t);
 	emit_thunks(t);
 	for (unsigned m = 0; m < MMU_COUNT; m++)
 		itab_clear(c, m);
@@ -895,6 +951,8 @@ static struct tblock *translate(struct trans *t, uint64_t lin, uint32_t key,
 		forget_all(t);
 	enlarge(t, &t->near);
 	enlarge(t, &t->far);
+	if (!t->large_tables && t->near.used - t->near.start > MUCH)
+		enlarge_tables(t);
 	for (;;) {
 		bool ready;
 

@@ -196,6 +196,7 @@ struct trans {
 	struct tlink *by_page[PAGE_HASH];
 	/* Groups of the table that hold something; others are not touched. */
 	bool itab_used[MMU_COUNT][ITAB_GROUPS];
+	bool large_tables; /* are large pages, as far as the host has them */
 	unsigned hot;
 	struct tblock *found; /* by the last find() */
 	struct block *cold;   /* what it found not to be hot yet */

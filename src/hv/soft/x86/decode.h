@@ -242,6 +242,7 @@ int decode_full(struct cpu *c, const uint8_t *code, unsigned avail,
  */
 struct forms *forms_new(void);
 void forms_free(struct forms *f);
+size_t forms_size(void); /* of what forms_new() gives */
 bool form_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	       struct insn *in);
 bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,

@@ -51,6 +51,11 @@ struct forms *forms_new(void)
 	return calloc(1, sizeof(struct forms));
 }
 
+size_t forms_size(void)
+{
+	return sizeof(struct forms);
+}
+
 void forms_free(struct forms *f)
 {
 	free(f);
