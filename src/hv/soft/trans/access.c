@@ -131,9 +131,8 @@ uint32_t emit_probe(struct tctx *x, bool write)
 		x->tlb + (write ? sizeof(struct tlb_entry[TLB_SIZE]) : 0);
 
 	x->held = -1;
-	e_mov(e, T1, T0);
-	E(e, 0x49, 0xc1, 0xef, 0x08); /* shr r15, 8 */
-	E(e, 0x41, 0x81, 0xe7);	      /* and r15d, */
+	e_rorx(e, T1, T0, 8);
+	E(e, 0x41, 0x81, 0xe7); /* and r15d, */
 	e4(e, (TLB_SIZE - 1) * (uint32_t)sizeof(struct tlb_entry));
 	e_gs_base(e, 0x33, T0, T1, table + TLB_TAG);
 	return table + TLB_HOST;
@@ -177,4 +176,55 @@ struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write)
 	emit_reg_disp(x, R_RSP, disp);
 	emit_lookup(x, ti, x->word, write, false);
 	return (struct spot){ T0, T1, 0 };
+}
+
+/* Operands of PUSH and POP that emit_push() and emit_pop() take. */
+static bool word_but_rsp(const struct tctx *x, const struct operand *op)
+{
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return true;
+	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       class_of(op->reg.value) ==
+		       (x->wide ? ZYDIS_REGCLASS_GPR64
+				: ZYDIS_REGCLASS_GPR32) &&
+	       reg_number(op->reg.value) != R_RSP;
+}
+
+/* Nothing of ti but its access, which is checked, needs rsp. */
+static bool may_wait(const struct tctx *x, const struct tinsn *ti)
+{
+	const ZydisDecodedInstruction *i = &ti->d.i;
+
+	if (!group_serves(x, ti) || !x->group[ti->group].open)
+		return false;
+	switch (i->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP: return word_but_rsp(x, &ti->d.op[0]);
+	case ZYDIS_MNEMONIC_RET:
+		return i->meta.branch_type != ZYDIS_BRANCH_TYPE_FAR &&
+		       !i->raw.imm[0].size &&
+		       !(i->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE);
+	default: return false;
+	}
+}
+
+void stack_settle(struct tctx *x, const struct tinsn *ti)
+{
+	if (!x->moved || (ti && may_wait(x, ti)))
+		return;
+	stack_move(x, x->moved);
+	x->moved = 0;
+}
+
+void stack_move(struct tctx *x, int n)
+{
+	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, n);
+}
+
+void stack_step(struct tctx *x, const struct tinsn *ti, int n)
+{
+	if (may_wait(x, ti))
+		x->moved += n;
+	else
+		stack_move(x, n);
 }

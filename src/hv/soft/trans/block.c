@@ -504,6 +504,7 @@ static void emit_body(struct tctx *x, bool goes_on)
 		bool ender = is_ender(x, ti);
 
 		x->keeps = false;
+		stack_settle(x, ti);
 		group_ahead(x, ti);
 		if (ender && !plain_branch(&ti->d.i))
 			assign_leave(x);
@@ -528,6 +529,7 @@ static void emit_body(struct tctx *x, bool goes_on)
 		if (x->npairs && !x->assigned)
 			return;
 	}
+	stack_settle(x, NULL);
 	if (!ends)
 		emit_exit(x, wrap(x, last->rip + last->in.len),
 			  goes_on ? last->live_out : FL_ARITH, -1);

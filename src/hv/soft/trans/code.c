@@ -321,7 +321,7 @@ static void emit_thunk_site(struct trans *t, struct emit *e)
 	e_aim(over, e->p);
 }
 
-/* T0 is a target that is not in entry T1 of the table: try its neighbour. */
+/* T0 is a target that is not in entry T1 >> ITAB_SHIFT: try its neighbour. */
 static void emit_indirect_thunk(struct trans *t, struct emit *e)
 {
 	uint8_t *miss;
@@ -329,6 +329,7 @@ static void emit_indirect_thunk(struct trans *t, struct emit *e)
 	t->thunk_indirect = e->p;
 	emit_pop_site(e);
 	e_gs_store(e, T0, GS(tr.target));
+	E(e, 0x41, 0xc1, 0xe7, 4 - ITAB_SHIFT); /* shl r15d, */
 	/* movzx eax, byte gs:[mmu]; imul eax, eax, size of a table */
 	E(e, 0x65, 0x0f, 0xb6, 0x04, 0x25);
 	e4(e, GS(mmu));

@@ -254,6 +254,17 @@ static inline void e_r_shift(struct emit *e, unsigned op, unsigned reg,
 	e1(e, n);
 }
 
+/* rorx to, from, n (64-bit): of the lower bits, a shift that moves too */
+static inline void e_rorx(struct emit *e, unsigned to, unsigned from, uint8_t n)
+{
+	e1(e, 0xc4);
+	e1(e, (uint8_t)((to > 7 ? 0 : 0x80) | 0x40 | (from > 7 ? 0 : 0x20) |
+			3));
+	E(e, 0xfb, 0xf0);
+	e1(e, (uint8_t)(0xc0 | (to & 7) << 3 | (from & 7)));
+	e1(e, n);
+}
+
 static inline void e_imm(struct emit *e, unsigned reg, uint64_t v)
 {
 	if (v == (uint32_t)v) {

@@ -15,17 +15,16 @@ void emit_indirect(struct tctx *x, struct tinsn *ti, int16_t undo)
 
 	x->t->site[site].undo = undo;
 	assign_leave(x);
-	e_mov(e, T1, T0);
-	E(e, 0x49, 0xc1, 0xef, ITAB_BITS); /* shr r15, */
-	e_rr(e, 0x31, T1, T0);		   /* xor r15, rax */
-	E(e, 0x41, 0x81, 0xe7);		   /* and r15d, */
+	e_rorx(e, T1, T0, ITAB_BITS);
+	e_rr(e, 0x31, T1, T0);	/* xor r15, rax */
+	E(e, 0x41, 0x81, 0xe7); /* and r15d, */
 	e4(e, (ITAB_SIZE - 1) << ITAB_SHIFT);
-	E(e, 0x41, 0xc1, 0xe7, 4 - ITAB_SHIFT); /* shl r15d, */
-	e_gs_base(e, 0x3b, T0, T1,
-		  table + (uint32_t)offsetof(struct itab_entry, rip));
+	/* cmp rax, gs:[r15 * 4 + table.rip] */
+	E(e, 0x65, 0x4a, 0x3b, 0x04, 0xbd);
+	e4(e, table + (uint32_t)offsetof(struct itab_entry, rip));
 	cold_add(x, e_jcc(e, CC_NE), site);
-	/* jmp gs:[r15 + table.code] */
-	E(e, 0x65, 0x41, 0xff, 0xa7);
+	/* jmp gs:[r15 * 4 + table.code] */
+	E(e, 0x65, 0x42, 0xff, 0x24, 0xbd);
 	e4(e, table + (uint32_t)offsetof(struct itab_entry, code));
 }
 
@@ -87,7 +86,7 @@ static void push_return(struct tctx *x, struct tinsn *ti)
 		emit_place(x, T0, ret, RELOC_ADDRESS);
 		e_op_mem(e, 0x89, T0, T1, -1, 0, s.disp);
 	}
-	e_opw_mem(e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, -x->word);
+	stack_move(x, -x->word);
 }
 
 static bool plain_width(const struct tinsn *ti)
@@ -137,7 +136,8 @@ static bool emit_ret(struct tctx *x, struct tinsn *ti)
 	drop += x->word;
 	s = stack_spot(x, ti, 0, false);
 	e_opw_mem(&x->e, x->wide, 0x8b, T0, s.base, s.index, 0, s.disp);
-	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, (int32_t)drop);
+	stack_move(x, (int)drop + x->moved);
+	x->moved = 0;
 	emit_indirect(x, ti, (int16_t) - (int)drop);
 	return true;
 }

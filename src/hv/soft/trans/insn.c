@@ -732,11 +732,6 @@ static bool emit_div(struct tctx *x, struct tinsn *ti)
 
 /* -- stack ---------------------------------------------------------------- */
 
-static void stack_move(struct tctx *x, int n)
-{
-	e_opw_mem(&x->e, x->wide, 0x8d, G_RSP, G_RSP, -1, 0, n);
-}
-
 static bool is_word(const struct tctx *x, const struct operand *op)
 {
 	return class_of(op->reg.value) ==
@@ -789,7 +784,7 @@ static bool emit_push(struct tctx *x, struct tinsn *ti)
 		break;
 	default: return false;
 	}
-	stack_move(x, -x->word);
+	stack_step(x, ti, -x->word);
 	return true;
 }
 
@@ -811,7 +806,7 @@ static bool emit_pop(struct tctx *x, struct tinsn *ti)
 	if (h < 0)
 		e_gs_store(&x->e, T0, GS_GPR(g));
 	if (g != R_RSP)
-		stack_move(x, x->word);
+		stack_step(x, ti, x->word);
 	return true;
 }
 

@@ -336,6 +336,7 @@ struct tctx {
 	int held;      /* the group whose address T1 holds, or -1 */
 	bool keeps;    /* ... as the instruction has left it */
 	int32_t lower; /* for emit_lea(): added to the displacement */
+	int moved; /* what is still to be added to rsp */
 	/* From here on nothing counts until it is written. */
 	struct cold cold[MAX_COLD];
 	struct leave leave[MAX_LEAVE];
@@ -552,6 +553,16 @@ struct spot {
 };
 /* The word at rsp + disp; flags are spilled. */
 struct spot stack_spot(struct tctx *x, struct tinsn *ti, int disp, bool write);
+
+/*
+ * Add n to rsp.  A run of pushes and pops in a group that is open changes it
+ * once, as nothing between them leaves the block: stack_step() of ti lets it
+ * wait, in moved, and stack_settle() before ti does it, unless ti is another
+ * (NULL: do it).
+ */
+void stack_move(struct tctx *x, int n);
+void stack_step(struct tctx *x, const struct tinsn *ti, int n);
+void stack_settle(struct tctx *x, const struct tinsn *ti);
 
 /* vec.c: the same */
 bool emit_vec(struct tctx *x, struct tinsn *ti, bool *done);
