@@ -193,7 +193,7 @@ static bool word_but_rsp(const struct tctx *x, const struct operand *op)
 /* Nothing of ti but its access, which is checked, needs rsp. */
 static bool may_wait(const struct tctx *x, const struct tinsn *ti)
 {
-	const ZydisDecodedInstruction *i = &ti->d.i;
+	const struct instruction *i = &ti->d.i;
 
 	if (!group_serves(x, ti) || !x->group[ti->group].open)
 		return false;

@@ -59,7 +59,7 @@ static void count(unsigned uses[16], const struct decoded *d)
 	}
 }
 
-static bool loops(const struct tctx *x)
+bool assign_loops(const struct tctx *x)
 {
 	for (unsigned n = 0; n < x->n; n++) {
 		const struct instruction *i = &x->ti[n].d.i;
@@ -103,7 +103,7 @@ void assign_plan(struct tctx *x)
 		if (d->i.length)
 			count(uses, d);
 	}
-	cost = loops(x) ? 1 : ENTER_COST;
+	cost = assign_loops(x) ? 1 : ENTER_COST;
 	/* All is translated at first sight to see it work: so shall this. */
 	if (!x->t->hot)
 		cost = MIN(cost, EAGER_COST);

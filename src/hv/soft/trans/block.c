@@ -309,12 +309,16 @@ static void aim(struct tctx *x, uint8_t *at, const uint8_t *to)
 }
 
 /* The jump at at may be aimed at target's block. */
-static void chain(struct tctx *x, uint8_t *at, uint64_t target)
+static void chain(struct tctx *x, uint8_t *at, uint64_t target, bool ahead)
 {
 	unsigned site = trans_new_site(x->t, SITE_CHAIN, target);
+	struct site *s = &x->t->site[site];
 
-	x->t->site[site].patch = trans_place(x->t, at);
-	x->t->site[site].checked = ((target ^ x->tb->lin) & ~0xfffull) != 0;
+	s->patch = trans_place(x->t, at);
+	s->checked = ((target ^ x->tb->lin) & ~0xfffull) != 0;
+	s->ahead = ahead;
+	s->vec = x->vec;
+	s->x87 = x->x87;
 	cold_add(x, at, site);
 }
 
@@ -324,6 +328,7 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 	bool again = target == x->tb->lin && !x->alone &&
 		     x->mmu == key_mmu(x->tb->key);
 	bool save = live && x->fl_host && !x->fl_mem;
+	bool ahead = target > x->rip;
 	uint8_t *at;
 
 	/* Who goes on here mostly does not need that: do it on the way. */
@@ -332,7 +337,8 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 			(struct leave){ .at = e_jcc(&x->e, (unsigned)cc),
 					.target = target,
 					.save = save,
-					.assigned = x->assigned };
+					.assigned = x->assigned,
+					.ahead = ahead };
 		return;
 	}
 	if (save)
@@ -343,7 +349,7 @@ void emit_exit(struct tctx *x, uint64_t target, uint16_t live, int cc)
 	if (again && !x->e.full)
 		aim(x, at, x->loop);
 	else
-		chain(x, at, target);
+		chain(x, at, target, ahead);
 }
 
 static void emit_leaves(struct tctx *x)
@@ -354,7 +360,7 @@ static void emit_leaves(struct tctx *x)
 			flags_save(x);
 		if (x->leave[n].assigned)
 			emit_unassign(x);
-		chain(x, e_jmp(&x->e), x->leave[n].target);
+		chain(x, e_jmp(&x->e), x->leave[n].target, x->leave[n].ahead);
 	}
 }
 
@@ -504,6 +510,7 @@ static void emit_body(struct tctx *x, bool goes_on)
 		bool ender = is_ender(x, ti);
 
 		x->keeps = false;
+		x->rip = ti->rip;
 		stack_settle(x, ti);
 		group_ahead(x, ti);
 		if (ender && !plain_branch(&ti->d.i))
@@ -572,6 +579,23 @@ static void emit_page_check(struct tctx *x, uint64_t lin, uint64_t gpa,
 	x->cold[x->ncold++] = miss;
 }
 
+/* To C, if another thread wants something. */
+static void emit_look(struct tctx *x, unsigned here)
+{
+	struct emit *e = &x->e;
+
+	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
+	e4(e, GS(request));
+	e1(e, 0);
+	cold_add(x, e_jcc(e, CC_NE), here);
+}
+
+/*
+ * All who come from elsewhere look for requests, and whether the registers
+ * they want are loaded.  A jump from a block of the page to a higher address,
+ * which does not close a loop, need not look; nor for registers that the block
+ * had: it comes in at inner.
+ */
 static void emit_head(struct tctx *x)
 {
 	struct tblock *tb = x->tb;
@@ -589,17 +613,21 @@ static void emit_head(struct tctx *x)
 
 		emit_page_check(x, lin, x->second->gpa, RELOC_SLOT_2, here);
 	}
+	tb->vec = x->vec;
+	tb->x87 = x->x87;
+	if (!assign_loops(x))
+		emit_look(x, here);
 	if (x->vec)
 		emit_want(x, GS(tr.vec_loaded), SITE_VEC);
 	if (x->x87)
 		emit_want(x, GS(tr.x87_loaded), SITE_X87);
+	if (!x->second)
+		tb->inner = (uint8_t)(e->p - tb->entry);
 	/* A kill is a request too, so a loop need not pass the entry. */
 	assign_enter(x);
 	x->loop = x->second ? tb->entry : e->p;
-	E(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[request], 0 */
-	e4(e, GS(request));
-	e1(e, 0);
-	cold_add(x, e_jcc(e, CC_NE), here);
+	if (assign_loops(x))
+		emit_look(x, here);
 }
 
 /* Where stubs go to put the registers back before they go to C. */

@@ -749,6 +749,14 @@ static void forget_all(struct trans *t)
 	t->c->stats.code_flushes++;
 }
 
+/* Where those go on who still come to a block that was killed. */
+static void aim_dead(struct tblock *b, const uint8_t *to)
+{
+	e_aim(b->entry + 1, to);
+	if (b->inner)
+		e_aim(b->entry + b->inner + 1, to);
+}
+
 static bool is_copy(const struct trans *t, const struct tblock *b)
 {
 	return b >= t->block + MAX_TBLOCKS;
@@ -776,8 +784,9 @@ static void forget_copies(struct trans *t)
 			aim_back(t, trans_at(t, t->site[n].patch),
 				 trans_at(t, t->site[n].resume));
 	for (unsigned n = 0; n < t->nblocks; n++)
+		/* What its only jump was may have been aimed just now. */
 		if (t->block[n].dead && t->block[n].entry)
-			aim_back(t, t->block[n].entry + 1, t->block[n].miss);
+			aim_dead(&t->block[n], t->block[n].miss);
 	for (unsigned h = 0; h < PAGE_HASH; h++) {
 		struct tlink **l = &t->by_page[h];
 
@@ -809,8 +818,8 @@ static void kill(struct trans *t, struct soft_page *page, uint64_t granules)
 		b->dead = true;
 		if (!b->entry)
 			continue;
-		b->entry[0] = 0xe9;
-		e_aim(b->entry + 1, b->miss);
+		b->entry[0] = b->entry[b->inner] = 0xe9;
+		aim_dead(b, b->miss);
 	}
 }
 
@@ -1154,6 +1163,14 @@ static void itab_for(struct cpu *c, uint32_t key)
 		itab_rekey(c, MMU_KERNEL + MMU_KERNEL_AC - c->mmu, key);
 }
 
+/* Where a jump in the page comes to the block. */
+static uint8_t *come_in(const struct site *from, const struct tblock *b)
+{
+	if (b->vec > from->vec || b->x87 > from->x87 || !from->ahead)
+		return b->entry;
+	return b->entry + b->inner;
+}
+
 /*
  * Where to go on at c->rip, NULL: back to the loop.  chain: a jump that may
  * be aimed at what is found.  look: the table cannot know (its block sent us).
@@ -1196,7 +1213,7 @@ static uint8_t *next(struct trans *t, const struct site *chain, bool look)
 	if (!chain)
 		itab_put(c, it, lin, b->checked + t->to_rx);
 	if (patch)
-		e_aim(patch, checked ? b->checked : b->entry);
+		e_aim(patch, checked ? b->checked : come_in(chain, b));
 	flags_in(c);
 	return b->entry;
 }
@@ -1242,7 +1259,7 @@ static uint8_t *again(struct trans *t, const struct site *s)
 	b = t->found;
 	if (to && b && flushes == t->c->stats.code_flushes && old->dead &&
 	    old->gpa == b->gpa && old->key == b->key)
-		e_aim(old->entry + 1, b->entry);
+		aim_dead(old, b->entry);
 	return to;
 }
 

@@ -258,8 +258,8 @@ static inline void e_r_shift(struct emit *e, unsigned op, unsigned reg,
 static inline void e_rorx(struct emit *e, unsigned to, unsigned from, uint8_t n)
 {
 	e1(e, 0xc4);
-	e1(e, (uint8_t)((to > 7 ? 0 : 0x80) | 0x40 | (from > 7 ? 0 : 0x20) |
-			3));
+	e1(e,
+	   (uint8_t)((to > 7 ? 0 : 0x80) | 0x40 | (from > 7 ? 0 : 0x20) | 3));
 	E(e, 0xfb, 0xf0);
 	e1(e, (uint8_t)(0xc0 | (to & 7) << 3 | (from & 7)));
 	e1(e, n);

@@ -56,12 +56,14 @@ enum site_type {
 };
 
 struct site {
-	int64_t rip : 56; /* canonical, or just behind what is */
+	int64_t rip : 55; /* canonical, or just behind what is */
 	uint64_t type : 3;
 	uint64_t known : 1;   /* SITE_INSN: of is in t->insn */
 	uint64_t punt : 1;    /* SITE_INSN: it never has host code */
 	uint64_t checked : 1; /* other page: only the checked entry will do */
-	uint64_t vec : 1, x87 : 1; /* SITE_INSN: its block needs these */
+	uint64_t ahead : 1;   /* SITE_CHAIN: to higher addresses */
+	/* SITE_INSN: its block needs these; SITE_CHAIN: it has them */
+	uint64_t vec : 1, x87 : 1;
 	/* Places in code memory: see trans_place(), 0: none. */
 	uint32_t resume; /* SITE_CHAIN, SITE_ALONE: its stub */
 	union {
@@ -100,8 +102,11 @@ struct tblock {
 	/* What looking for one reads: a line of the cache. */
 	uint64_t lin, gpa;
 	uint32_t key;
-	bool dead;
-	bool fixed;	  /* cannot be copied */
+	bool dead : 1;
+	bool fixed : 1; /* cannot be copied */
+	bool vec : 1, x87 : 1;
+	/* From entry to behind what a jump from near by need not check. */
+	uint8_t inner;
 	uint8_t *checked; /* entry from another page; its code begins here */
 	uint8_t *entry;	  /* NULL: not translatable */
 	uint8_t *miss;	  /* stub that looks it up anew; its far code begins */
@@ -299,7 +304,7 @@ _Static_assert(CODE_ROOM < 1 << 20 && MAX_BLOCK_RELOCS < 1 << 12,
 struct leave {
 	uint8_t *at;
 	uint64_t target;
-	bool save, assigned;
+	bool save, assigned, ahead;
 };
 
 enum { MAX_LEAVE = TRANS_INSNS };
@@ -336,7 +341,8 @@ struct tctx {
 	int held;      /* the group whose address T1 holds, or -1 */
 	bool keeps;    /* ... as the instruction has left it */
 	int32_t lower; /* for emit_lea(): added to the displacement */
-	int moved; /* what is still to be added to rsp */
+	uint64_t rip;  /* of the instruction that is translated */
+	int moved;     /* what is still to be added to rsp */
 	/* From here on nothing counts until it is written. */
 	struct cold cold[MAX_COLD];
 	struct leave leave[MAX_LEAVE];
@@ -485,6 +491,8 @@ static inline void flags_spill(struct tctx *x, const struct tinsn *ti)
 
 /* assign.c */
 void assign_plan(struct tctx *x);
+/* It may go on from its end, or on a condition, to its beginning. */
+bool assign_loops(const struct tctx *x);
 /* The registers are as the plan says (on) or where they always are. */
 void assign_use(struct tctx *x, bool on);
 /* Emit what makes them so, and say that they are; flags are kept. */
