@@ -17,8 +17,8 @@
 #include "hv/soft/mem.h"
 #include "hv/soft/x86/decode.h"
 
-enum { SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS, FORMS = 2 * SLOTS };
-enum { MAX_HEAD = 8, MAX_OPS = 4 };
+enum { SLOT_BITS = 11, SLOTS = 1 << SLOT_BITS, WAYS = 4, FORMS = SLOTS * WAYS };
+enum { MAX_HEAD = 8, MAX_OPS = DECODED_OPS };
 
 /* Zydis' view, which translation needs. */
 struct view {
@@ -37,11 +37,13 @@ struct form {
 };
 
 /*
- * Dense, as most guests need a part of them: where each is, + 1.  Of two that
- * have one place the one that was found last is looked at first.
+ * Dense, as most guests need a part of them.  A slot's entries each have the
+ * place of a form, + 1, 0: none, and above that a part of the hash.  What is
+ * found goes one up, what is new takes the last: many forms are seen once.
  */
 struct forms {
-	uint16_t at[SLOTS][2], used;
+	uint32_t slot[SLOTS][WAYS];
+	unsigned used;
 	struct form form[FORMS];
 	struct view view[FORMS];
 };
@@ -161,49 +163,59 @@ static uint64_t imm_of(const struct form *f, const uint8_t *b)
 	return f->imm_signed ? sign_extend(v, f->imm_size) : v;
 }
 
-static bool is_form(const struct forms *k, unsigned at, uint64_t head,
-		    unsigned size)
+/* The form in slot with that head, or NULL. */
+static struct form *lookup(struct forms *k, uint32_t *slot, uint64_t head,
+			   unsigned size, uint32_t tag)
 {
-	const struct form *f;
+	for (unsigned n = 0; n < WAYS && slot[n]; n++) {
+		uint32_t entry = slot[n];
+		struct form *f = &k->form[(uint16_t)entry - 1];
 
-	if (!at)
-		return false;
-	f = &k->form[at - 1];
-	return f->length && f->head == head && f->size == size;
+		if (entry >> 16 != tag || f->head != head || f->size != size)
+			continue;
+		if (n) {
+			slot[n] = slot[n - 1];
+			slot[n - 1] = entry;
+		}
+		return f;
+	}
+	return NULL;
 }
 
 /* The form of the 15 bytes at code, or NULL; b is for 24: them and slack. */
 static struct form *find(struct cpu *c, const uint8_t *code, unsigned avail,
 			 uint8_t *b, bool *known)
 {
+	struct forms *k = c->forms;
+	uint64_t head, hash;
 	struct form *f;
-	uint64_t head;
-	uint16_t *at, last;
-	unsigned n;
+	uint32_t *slot;
+	unsigned size, n = 0;
 
-	if (c->mode != MODE_64 || avail < 15 || !c->forms)
+	if (c->mode != MODE_64 || avail < 15 || !k)
 		return NULL;
 	/* Another vCPU may be changing them. */
 	memcpy(b, code, 15);
 	memset(b + 15, 0, 9);
-	n = head_size(b);
-	if (!n)
+	size = head_size(b);
+	if (!size)
 		return NULL;
-	head = read_le(b, n);
-	at = c->forms->at[head * 0x9e3779b97f4a7c15ull >> (64 - SLOT_BITS)];
-	*known = true;
-	if (is_form(c->forms, at[0], head, n))
-		return &c->forms->form[at[0] - 1];
-	last = at[1] ? at[1] : ++c->forms->used;
-	at[1] = at[0];
-	at[0] = last;
-	f = &c->forms->form[last - 1];
-	*known = is_form(c->forms, last, head, n);
-	if (!*known) {
-		f->head = head;
-		f->size = (uint8_t)n;
-		f->length = 0;
-	}
+	head = read_le(b, size);
+	hash = head * 0x9e3779b97f4a7c15ull;
+	slot = k->slot[hash >> (64 - SLOT_BITS)];
+	f = lookup(k, slot, head, size, (uint16_t)(hash >> 32));
+	*known = f && f->length;
+	if (f)
+		return f;
+	while (n < WAYS - 1 && slot[n])
+		n++;
+	if (!slot[n])
+		slot[n] = ++k->used;
+	slot[n] = (uint16_t)slot[n] | (uint32_t)(uint16_t)(hash >> 32) << 16;
+	f = &k->form[(uint16_t)slot[n] - 1];
+	f->head = head;
+	f->size = (uint8_t)size;
+	f->length = 0;
 	return f;
 }
 
@@ -311,7 +323,6 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	fill_raw(f, b, &d->i);
 	d->mode = MODE_64;
 	memcpy(d->op, v->op, sizeof(v->op));
-	memset(d->op + MAX_OPS, 0, (DECODED_OPS - MAX_OPS) * sizeof(d->op[0]));
 	if (f->disp_size)
 		d->op[__builtin_ctz(f->disp_ops)].mem.disp = in->disp;
 	if (f->imm_size)
