@@ -58,6 +58,7 @@ static void look(const uint8_t *code)
 	/* Nothing of the operands. */
 	is.operand_count = i->operand_count;
 	is.plain = i->plain;
+	is.upper = i->upper;
 	/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
 	if (memcmp(&is, i, sizeof(is)))
 		show("a look", code);

@@ -85,13 +85,22 @@ static unsigned least(const unsigned uses[16])
 	return best;
 }
 
+/* Does anything name what lives in memory? */
+static bool names_upper(const struct tctx *x)
+{
+	for (unsigned n = 0; n < x->n; n++)
+		if (x->ti[n].d.i.upper)
+			return true;
+	return false;
+}
+
 void assign_plan(struct tctx *x)
 {
 	unsigned uses[16] = { 0 }, cost;
 
 	x->npairs = 0;
 	assign_use(x, false);
-	if (!x->wide || x->second || x->alone)
+	if (!x->wide || x->second || x->alone || !names_upper(x))
 		return;
 	for (unsigned n = 0; n < x->n; n++) {
 		const struct decoded *d = &x->ti[n].d;

@@ -238,8 +238,9 @@ static bool may_change_segments(const struct tinsn *ti)
 
 void group_plan(struct tctx *x)
 {
-	struct plan p = { .seg_is = 0 };
+	struct plan p;
 
+	memset(&p, 0, offsetof(struct plan, key));
 	x->ngroups = 0;
 	for (unsigned n = 0; n < x->n; n++) {
 		struct tinsn *ti = &x->ti[n];

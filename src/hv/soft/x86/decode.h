@@ -49,6 +49,7 @@ struct instruction {
 	uint8_t rep; /* the last of F2 and F3 */
 	bool osize, lock;
 	bool plain; /* general registers, memory and flags, no more */
+	bool upper; /* it names one of r13 to r15 */
 	struct {
 		uint8_t category, isa_ext, branch_type, exception_class;
 		uint16_t isa_set;

@@ -18,13 +18,7 @@
 #include "hv/soft/x86/decode.h"
 
 enum { SLOT_BITS = 11, SLOTS = 1 << SLOT_BITS, WAYS = 4, FORMS = SLOTS * WAYS };
-enum { MAX_HEAD = 8, MAX_OPS = DECODED_OPS };
-
-/* Zydis' view, which translation needs. */
-struct view {
-	struct instruction i;
-	struct operand op[MAX_OPS];
-};
+enum { MAX_HEAD = 8, MAX_OPS = DECODED_OPS, FEW_OPS = 3 };
 
 struct form {
 	uint64_t head;	/* the bytes, the first lowest */
@@ -34,6 +28,9 @@ struct form {
 	bool imm_signed;
 	uint8_t disp_ops, imm_ops; /* bits: operands that have the value */
 	struct insn in;
+	/* Zydis' view, which translation needs. */
+	struct instruction i;
+	struct operand op[MAX_OPS];
 };
 
 /*
@@ -45,7 +42,6 @@ struct forms {
 	uint32_t slot[SLOTS][WAYS];
 	unsigned used;
 	struct form form[FORMS];
-	struct view view[FORMS];
 };
 
 struct forms *forms_new(void)
@@ -289,11 +285,6 @@ static bool learn(struct form *f, const uint8_t *b, const struct insn *in,
 		in->imm == d->op[__builtin_ctz(f->imm_ops)].imm.value.u);
 }
 
-static struct view *view_of(const struct cpu *c, const struct form *f)
-{
-	return &c->forms->view[f - c->forms->form];
-}
-
 bool form_insn(struct cpu *c, const uint8_t *code, unsigned avail,
 	       struct insn *in)
 {
@@ -313,16 +304,19 @@ bool form_full(struct cpu *c, const uint8_t *code, unsigned avail,
 	uint8_t b[24];
 	bool known;
 	struct form *f = find(c, code, avail, b, &known);
-	struct view *v;
+	size_t few = FEW_OPS * sizeof(d->op[0]);
 
 	if (!f || !known)
 		return false;
-	v = view_of(c, f);
 	fill_in(f, b, in);
-	d->i = v->i;
+	d->i = f->i;
 	fill_raw(f, b, &d->i);
 	d->mode = MODE_64;
-	memcpy(d->op, v->op, sizeof(v->op));
+	memcpy(d->op, f->op, few);
+	if (d->i.operand_count > FEW_OPS)
+		memcpy(d->op + FEW_OPS, f->op + FEW_OPS, sizeof(f->op) - few);
+	else
+		memset(d->op + FEW_OPS, 0, sizeof(f->op) - few);
 	if (f->disp_size)
 		d->op[__builtin_ctz(f->disp_ops)].mem.disp = in->disp;
 	if (f->imm_size)
@@ -343,8 +337,8 @@ const struct instruction *form_look(struct cpu *c, const uint8_t *code,
 		return NULL;
 	if (!known && (decode_full(c, code, avail, &in, &d) || !f->length))
 		return NULL;
-	fill_raw(f, b, &view_of(c, f)->i);
-	return &view_of(c, f)->i;
+	fill_raw(f, b, &f->i);
+	return &f->i;
 }
 
 void form_keep(struct cpu *c, const uint8_t *code, unsigned avail,
@@ -359,6 +353,6 @@ void form_keep(struct cpu *c, const uint8_t *code, unsigned avail,
 		return;
 	f->in = *in;
 	f->length = in->len;
-	view_of(c, f)->i = d->i;
-	memcpy(view_of(c, f)->op, d->op, sizeof(view_of(c, f)->op));
+	f->i = d->i;
+	memcpy(f->op, d->op, sizeof(f->op));
 }

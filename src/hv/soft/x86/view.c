@@ -131,12 +131,29 @@ static bool is_plain(const struct decoded *d)
 	return true;
 }
 
+static bool is_upper(ZydisRegister r)
+{
+	return is_gpr(r) && (reg_number(r) & 15) >= 13;
+}
+
+static bool names_upper(const struct operand *op)
+{
+	switch (op->type) {
+	case ZYDIS_OPERAND_TYPE_REGISTER: return is_upper(op->reg.value);
+	case ZYDIS_OPERAND_TYPE_MEMORY:
+		return is_upper(op->mem.base) || is_upper(op->mem.index);
+	default: return false;
+	}
+}
+
 void view_operands(struct decoded *d, const ZydisDecodedOperand *op)
 {
 	memset(d->op, 0, sizeof(d->op));
 	for (unsigned n = 0; n < d->i.operand_count; n++)
 		take_operand(&d->op[n], &op[n]);
 	d->i.plain = is_plain(d);
+	for (unsigned n = 0; n < d->i.operand_count; n++)
+		d->i.upper |= names_upper(&d->op[n]);
 }
 
 _Static_assert(ZYDIS_CATEGORY_MAX_VALUE < 256 &&
