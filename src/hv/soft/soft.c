@@ -749,6 +749,7 @@ static void init_clock(struct soft_vm *vm)
 	struct instant at;
 	uint32_t khz;
 
+	vm->goes_on = vm->vm.tsc_khz;
 	/* Less is enough to see that it is what a saved guest knows. */
 	khz = measure_tsc_khz(vm->vm.tsc_khz ? 500000 : 10000000);
 	if (vm->vm.tsc_khz && !tsc_khz_same(vm->vm.tsc_khz, khz))

@@ -230,6 +230,7 @@ struct soft_vm {
 	 * stood at ns0: the kvm-clock is counted from there by the TSC alone.
 	 */
 	bool host_tsc;
+	bool goes_on; /* a saved guest, whose rate was given */
 	uint64_t host_tsc0, ns0;
 	int64_t clock_offset; /* kvm-clock ns = soft_clock_ns() + it */
 	/* Since when time stands still; changed while no vCPU runs. */

@@ -1042,7 +1042,12 @@ static struct tblock *find_here(struct trans *t, uint64_t lin, uint64_t gpa,
 /* Code that has been changed may be changed again. */
 static unsigned hot(const struct trans *t, const struct block *b)
 {
-	return b->changed ? t->hot * CHANGED : t->hot;
+	const struct cpu *c = t->c;
+	unsigned n = t->hot;
+
+	if (c->vm->goes_on && c->stats.translations < WAKING_BLOCKS)
+		n *= WAKING;
+	return b->changed ? n * CHANGED : n;
 }
 
 /*

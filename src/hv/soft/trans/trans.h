@@ -143,7 +143,11 @@ enum {
 	ITAB_GROUPS = ITAB_SIZE / ITAB_GROUP,
 	TRANS_INSNS = 64, /* guest instructions in a block */
 	HOT = 4,	  /* runs in the interpreter before translation */
-	CHANGED = 6	  /* times as many of code that was changed */
+	CHANGED = 6,	  /* times as many of code that was changed */
+	/* And of the first blocks of a guest that goes on: what it does when
+	 * it wakes up it does a few times. */
+	WAKING = 8,
+	WAKING_BLOCKS = 1000
 };
 
 /*
