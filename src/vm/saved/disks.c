@@ -190,10 +190,8 @@ static int move_disk(struct vm *vm, unsigned i, const char *overlay,
 {
 	struct disk_config old = vm->disk[i], new = old;
 	struct block_config cfg;
-	int ret = block_flush(vm->block[i]);
+	int ret = 0;
 
-	if (ret)
-		return error_errno(err, ret, "%s", old.path);
 	new.path = (char *)overlay;
 	new.format = (char *)"qcow2";
 	block_close(vm->block[i]);
@@ -218,10 +216,6 @@ static int move_disk(struct vm *vm, unsigned i, const char *overlay,
 static int copy_disk(struct vm *vm, unsigned i, struct disk_overlays *o,
 		     struct husk_error *err)
 {
-	int ret = block_flush(vm->block[i]);
-
-	if (ret)
-		return error_errno(err, ret, "%s", vm->disk[i].path);
 	if (!copy(vm->disk[i].path, o->path[i]))
 		return 0;
 	o->copy[i] = false;

@@ -130,7 +130,10 @@ int disks_flush(struct vm *vm);
 /* Before the pause: makes them, without copies. */
 int disks_prepare(struct vm *vm, struct disk_overlays *o,
 		  struct husk_error *err);
-/* Paused: the machine's disks are these from now on, or the copies disk's. */
+/*
+ * Paused and flushed: the machine's disks are these from now on, or the copies
+ * disk's.
+ */
 int disks_freeze(struct vm *vm, struct disk_overlays *o,
 		 struct saved_disk_fields *disk,
 		 const struct vm_save_options *options, struct husk_error *err);
