@@ -8,11 +8,15 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "vm/chips.h"
+
+/* Pages of the host. */
+#define LARGE ((uint64_t)2 << 20)
 
 static int read_all(int fd, struct blob *b, struct husk_error *err)
 {
@@ -33,6 +37,19 @@ static int read_all(int fd, struct blob *b, struct husk_error *err)
 		done += n;
 	}
 	return 0;
+}
+
+/* Room for a file.  A kernel is large, and small pages take their time. */
+static void *blob_room(uint64_t size)
+{
+	void *p;
+
+	if (size < 2 * LARGE)
+		return malloc(size);
+	p = aligned_alloc(LARGE, ALIGN_UP(size, LARGE));
+	if (p)
+		madvise(p, size & ~(LARGE - 1), MADV_HUGEPAGE);
+	return p;
 }
 
 static int blob_read(struct blob *b, const char *path, uint64_t max,
@@ -61,7 +78,7 @@ static int blob_read(struct blob *b, const char *path, uint64_t max,
 				path, (unsigned long long)st.st_size >> 20);
 	else {
 		b->size = st.st_size;
-		b->data = malloc(b->size);
+		b->data = blob_room(b->size);
 		ret = b->data ? read_all(fd, b, err)
 			      : error_errno(err, -ENOMEM, "%s", path);
 	}
