@@ -646,7 +646,8 @@ static unsigned page_hash(const struct soft_page *p)
 
 /* -- lines of blocks */
 
-enum { PLACE_BITS = 19 };
+enum { PLACE_BITS = 19, LINE_FULL = LINE_WAYS / 2 };
+enum { LINE_ALIVE = LINE_FULL * 3 / 4 };
 _Static_assert(ALL_TBLOCKS < 1 << PLACE_BITS, "all have a place");
 
 static uint32_t *line_at(const struct lines *k, uint64_t hash)
@@ -685,10 +686,10 @@ static void line_add(struct trans *t, struct lines *k, uint64_t hash,
 	k->n++;
 }
 
-/* Time for more lines? */
-static bool lines_full(const struct lines *k)
+/* Time for more lines, with so many added to each? */
+static bool lines_full(const struct lines *k, unsigned each)
 {
-	return k->n >> k->bits >= LINE_WAYS / 2 && k->bits < LINE_BITS;
+	return k->n >> k->bits >= each && k->bits < LINE_BITS;
 }
 
 static void lines_clear(struct lines *k, unsigned bits)
@@ -923,10 +924,13 @@ static bool copy_room(const struct trans *t, const struct tblock *b)
 
 static void enlist(struct trans *t, struct tblock *b)
 {
-	if (lines_full(&t->here))
-		list_again(t, t->here.bits + 1);
-	else
-		list_here(t, b);
+	list_here(t, b);
+	if (lines_full(&t->here, LINE_FULL)) {
+		list_again(t, t->here.bits);
+		/* Unless many were dead. */
+		if (lines_full(&t->here, LINE_ALIVE))
+			list_again(t, t->here.bits + 1);
+	}
 	for (unsigned n = 0; n < 2 && b->link[n].page; n++) {
 		unsigned h = page_hash(b->link[n].page);
 
@@ -938,10 +942,12 @@ static void enlist(struct trans *t, struct tblock *b)
 /* One that was translated, not copied. */
 static void enlist_original(struct trans *t, struct tblock *b)
 {
-	if (lines_full(&t->twins))
-		list_twins_again(t, t->twins.bits + 1);
-	else
-		list_twin(t, b);
+	list_twin(t, b);
+	if (lines_full(&t->twins, LINE_FULL)) {
+		list_twins_again(t, t->twins.bits);
+		if (lines_full(&t->twins, LINE_ALIVE))
+			list_twins_again(t, t->twins.bits + 1);
+	}
 }
 
 static bool claimed(const struct code_page *p)
