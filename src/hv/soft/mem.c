@@ -775,11 +775,49 @@ static void check_aligned(struct cpu *c, unsigned seg, uint64_t lin, size_t n)
 		x86_fault(c, VEC_AC, 0);
 }
 
+static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin,
+				      bool write)
+{
+	return &c->tlb[mmu_of(c, seg)].e[write][(lin >> 12) & (TLB_SIZE - 1)];
+}
+
+static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
+{
+	return (void *)(uintptr_t)(e->host + (lin & 0xfff));
+}
+
+/* The host's byte at lin, if the TLB holds its page, else NULL. */
+static uint8_t *held(struct cpu *c, unsigned seg, uint64_t lin, bool write)
+{
+	const struct tlb_entry *e = entry(c, seg, lin, write);
+
+	return (lin ^ e->tag) < 0x1000 ? (uint8_t *)host_at(e, lin) : NULL;
+}
+
+/*
+ * What crosses into another page comes here each time it is accessed: two
+ * pages of ordinary memory that the TLB holds need no walk.
+ */
+static bool both_held(struct cpu *c, unsigned seg, uint64_t lin, size_t first,
+		      bool write, uint8_t *part[2])
+{
+	part[0] = held(c, seg, lin, write);
+	part[1] = held(c, seg, wrap(c, lin + first), write);
+	return part[0] && part[1];
+}
+
 void mem_read(struct cpu *c, unsigned seg, uint64_t lin, void *buf, size_t n)
 {
 	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
-	struct where at = translate(c, seg, lin, ACC_READ), next;
+	struct where at, next;
+	uint8_t *part[2];
 
+	if (first < n && both_held(c, seg, lin, first, false, part)) {
+		memcpy(buf, part[0], first);
+		memcpy((uint8_t *)buf + first, part[1], n - first);
+		return;
+	}
+	at = translate(c, seg, lin, ACC_READ);
 	watch_note(c, lin, n, false);
 	if (first == n) {
 		check_aligned(c, seg, lin, n);
@@ -797,8 +835,15 @@ void mem_write(struct cpu *c, unsigned seg, uint64_t lin, const void *buf,
 	       size_t n)
 {
 	size_t first = MIN(n, 0x1000 - (lin & 0xfff));
-	struct where at = translate(c, seg, lin, ACC_WRITE), next;
+	struct where at, next;
+	uint8_t *part[2];
 
+	if (first < n && both_held(c, seg, lin, first, true, part)) {
+		memcpy(part[0], buf, first);
+		memcpy(part[1], (const uint8_t *)buf + first, n - first);
+		return;
+	}
+	at = translate(c, seg, lin, ACC_WRITE);
 	watch_note(c, lin, n, true);
 	if (first == n) {
 		check_aligned(c, seg, lin, n);
@@ -822,17 +867,6 @@ void mem_check(struct cpu *c, unsigned seg, uint64_t lin, size_t n, bool write)
 }
 
 /* -- the fast paths ------------------------------------------------------- */
-
-static inline struct tlb_entry *entry(struct cpu *c, unsigned seg, uint64_t lin,
-				      bool write)
-{
-	return &c->tlb[mmu_of(c, seg)].e[write][(lin >> 12) & (TLB_SIZE - 1)];
-}
-
-static inline void *host_at(const struct tlb_entry *e, uint64_t lin)
-{
-	return (void *)(uintptr_t)(e->host + (lin & 0xfff));
-}
 
 #define ACCESSORS(bits) \
 	uint##bits##_t ld##bits(struct cpu *c, unsigned seg, uint64_t lin) \
