@@ -13,6 +13,8 @@
 #include "hv/soft/trans/trans.h"
 
 enum { LOOK_AHEAD = 20 };
+/* Of loops: instructions in a turn, turns, instructions in all turns. */
+enum { MAX_BODY = 24, MAX_TURNS = 4, ALL_TURNS = 48 };
 
 /* -- flags ---------------------------------------------------------------- */
 
@@ -227,6 +229,8 @@ static uint64_t wrap(const struct tctx *x, uint64_t lin)
 
 uint64_t branch_target(const struct tctx *x, const struct tinsn *ti)
 {
+	if (ti->turned)
+		return wrap(x, ti->rip + ti->d.i.length);
 	return wrap(x, ti->rip + ti->d.i.length +
 			       (uint64_t)ti->d.i.raw.imm[0].value.s);
 }
@@ -279,7 +283,12 @@ static void liveness(struct tctx *x, uint16_t live)
 		if (!direct(&ti->d.i))
 			continue;
 		to = branch_target(x, ti);
-		ti->live_to = to == x->tb->lin ? 0 : live_at(x, to);
+		if (to == x->tb->lin)
+			ti->live_to = 0;
+		else if (x->body && n >= x->body)
+			ti->live_to = x->ti[n % x->body].live_to;
+		else
+			ti->live_to = live_at(x, to);
 	}
 	do
 		backwards(x, live);
@@ -428,6 +437,53 @@ static bool is_ender(const struct tctx *x, const struct tinsn *ti)
 	       !string_goes_on(x, ti);
 }
 
+/* A plain Jcc to where the block begins. */
+static bool closes_loop(const struct tctx *x, const struct tinsn *ti)
+{
+	const struct instruction *i = &ti->d.i;
+	bool jcc = i->opcode_map == ZYDIS_OPCODE_MAP_0F
+			   ? (i->opcode & 0xf0) == 0x80
+			   : (i->opcode & 0xf0) == 0x70;
+
+	return jcc && direct(i) && branch_target(x, ti) == x->tb->lin;
+}
+
+static bool worth_turns(const struct tctx *x)
+{
+	bool memory = false;
+
+	if (x->alone || x->second || x->n > MAX_BODY)
+		return false;
+	for (unsigned n = 0; n < x->n; n++) {
+		const struct tinsn *ti = &x->ti[n];
+
+		/* These change the mode, which goes with the block. */
+		if (ti->d.i.mnemonic == ZYDIS_MNEMONIC_STAC ||
+		    ti->d.i.mnemonic == ZYDIS_MNEMONIC_CLAC)
+			return false;
+		memory |= ti->in.flags & IN_MEM;
+	}
+	return memory;
+}
+
+/*
+ * The block is a loop: translate a few turns of it, so that one look at
+ * c->request and, in loops that go through memory by constant steps, one check
+ * of a group serve all of them.
+ */
+static void add_turns(struct tctx *x)
+{
+	unsigned body = x->n, turns = MIN(MAX_TURNS, ALL_TURNS / body);
+
+	x->body = body;
+	for (unsigned n = 1; n < turns; n++) {
+		x->ti[x->n - 1].turned = true;
+		memcpy(&x->ti[x->n], x->ti, body * sizeof(*x->ti));
+		x->n += body;
+		x->ti[x->n - 1].turned = false;
+	}
+}
+
 /* Decode the block's instructions; true: it goes on behind the last. */
 static bool collect(struct tctx *x, struct code_page *p)
 {
@@ -446,7 +502,7 @@ static bool collect(struct tctx *x, struct code_page *p)
 			break;
 		ti->rip = rip;
 		ti->site = -1;
-		ti->vec = ti->x87 = false;
+		ti->vec = ti->x87 = ti->turned = false;
 		ti->reads = ti->writes = ti->kills = 0;
 		x->n++;
 		if (!ti->d.i.length) { /* raises when run */
@@ -467,6 +523,10 @@ static bool collect(struct tctx *x, struct code_page *p)
 				ti->reads = FL_ARITH;
 			if (ti->d.i.meta.category != ZYDIS_CATEGORY_COND_BR)
 				return false;
+			if (closes_loop(x, ti) && worth_turns(x)) {
+				add_turns(x);
+				return true;
+			}
 		}
 	}
 	return true;

@@ -171,7 +171,7 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 	switch (i->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR: {
 		uint64_t to = branch_target(x, ti);
-		unsigned cc = i->opcode & 15;
+		unsigned cc = (i->opcode & 15u) ^ ti->turned;
 
 		if (i->mnemonic == ZYDIS_MNEMONIC_JRCXZ ||
 		    i->mnemonic == ZYDIS_MNEMONIC_JECXZ)
@@ -184,6 +184,7 @@ bool emit_flow(struct tctx *x, struct tinsn *ti, bool *ends)
 		if (!x->fl_host)
 			flags_restore(x);
 		emit_exit(x, to, ti->live_to, (int)cc);
+		x->keeps = true;
 		return true;
 	}
 	case ZYDIS_CATEGORY_UNCOND_BR:

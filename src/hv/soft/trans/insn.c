@@ -658,6 +658,7 @@ static bool emit_bswap(struct tctx *x, struct tinsn *ti)
 /* CWD CDQ CQO: the twin has no ModRM, but rdx is itself. */
 static bool emit_cdq(struct tctx *x, struct tinsn *ti)
 {
+	x->keeps = true;
 	e_mov(&x->e, T0, G_RAX);
 	if (ti->d.i.operand_width == 16)
 		e1(&x->e, 0x66);
@@ -1010,8 +1011,10 @@ bool emit_insn(struct tctx *x, struct tinsn *ti)
 
 	if (ti->in.fn == op_undefined || !vec_allowed(x->c, ti))
 		return false;
-	if (is_nothing(ti))
+	if (is_nothing(ti)) {
+		x->keeps = true;
 		return true;
+	}
 	if (!address_fits(x, ti))
 		return false;
 	switch (ti->d.i.mnemonic) {

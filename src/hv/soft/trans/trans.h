@@ -276,6 +276,7 @@ struct tinsn {
 	uint16_t live_in, live_out;
 	uint16_t live_to; /* where a direct branch goes */
 	bool vec, x87;
+	bool turned;  /* a jump to the block's start that goes on there */
 	int site;     /* -1: none yet */
 	int8_t group; /* group.c: its access belongs to, -1: none */
 	int32_t off;  /* from what the group's addresses have in common */
@@ -319,7 +320,7 @@ struct tctx {
 	struct emit e, other; /* one writes near, the other far */
 	struct tblock *tb;
 	struct code_page *first, *second;
-	unsigned n;
+	unsigned n, body; /* body: instructions of a turn, if there are more */
 	struct tinsn *ti;
 	bool fl_host, fl_mem;
 	bool vec, x87;
