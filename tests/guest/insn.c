@@ -594,6 +594,11 @@ CODE64(u_load, "mov 2(%rdi), %eax\n out %al, $0xf0");
 CODE64(u_store, "mov %rax, 4(%rdi)\n out %al, $0xf0");
 CODE64(u_rmw, "lock incw 1(%rdi)\n out %al, $0xf0");
 CODE64(u_across, "mov %eax, 0xffe(%rdi)\n out %al, $0xf0");
+/* Both pages are known by then. */
+CODE64(u_again, "mov %eax, (%rdi)\n mov %eax, 0x1000(%rdi)\n"
+		"mov %eax, 0xffe(%rdi)\n out %al, $0xf0");
+CODE64(u_reread, "mov (%rdi), %eax\n mov 0x1000(%rdi), %eax\n"
+		 "mov 0xffd(%rdi), %eax\n out %al, $0xf0");
 CODE64(u_popf, "pushf\n orl $0x40000, (%rsp)\n popf\n"
 	       "mov 2(%rdi), %eax\n out %al, $0xf0");
 CODE64(u_aligned, "mov 2(%rdi), %ax\n incl 4(%rdi)\n mov 3(%rdi), %al\n"
@@ -611,6 +616,8 @@ static void test_alignment(void)
 		{ F(u_store), 0x40000, 0x40000, 17 },
 		{ F(u_rmw), 0x40000, 0x40000, 17 },
 		{ F(u_across), 0x40000, 0x40000, 17 },
+		{ F(u_again), 0x40000, 0x40000, 17 },
+		{ F(u_reread), 0x40000, 0x40000, 17 },
 		{ F(u_aligned), 0x40000, 0x40000, DONE },
 		{ F(u_popf), 0x40000, 0, 17 },
 		{ F(u_load), 0x40000, 0, DONE },

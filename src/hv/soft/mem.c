@@ -796,7 +796,8 @@ static uint8_t *held(struct cpu *c, unsigned seg, uint64_t lin, bool write)
 
 /*
  * What crosses into another page comes here each time it is accessed: two
- * pages of ordinary memory that the TLB holds need no walk.
+ * pages of ordinary memory that the TLB holds need no walk.  It holds none where
+ * accesses have to be aligned, or are watched.
  */
 static bool both_held(struct cpu *c, unsigned seg, uint64_t lin, size_t first,
 		      bool write, uint8_t *part[2])
