@@ -287,8 +287,8 @@ static void print_stats(struct vm *vm)
 	struct hv_stats st;
 
 	for (unsigned n = 0; !vm_cpu_stats(vm, n, &st); n++) {
-		fprintf(stderr, "cpu%u: %.3f s, exits:", n,
-			(double)st.exec_ns / 1e9);
+		fprintf(stderr, "cpu%u: %.3f s, first at %.6f s, exits:", n,
+			(double)st.exec_ns / 1e9, (double)st.first_ns / 1e9);
 		for (unsigned e = 0; e < HV_EXIT_COUNT; e++)
 			if (exits[e] && st.exits[e])
 				fprintf(stderr, " %s %llu", exits[e],

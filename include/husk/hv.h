@@ -439,6 +439,7 @@ struct hv_stats {
 		char name[16];
 		uint64_t count;
 	} punts[10];
+	uint64_t first_ns; /* CLOCK_MONOTONIC when it ran first, 0: never */
 };
 
 int hv_vcpu_stats(struct hv_vcpu *cpu, struct hv_stats *stats); /* any thread */

@@ -9,6 +9,7 @@
 #define HV_ENGINE_H
 
 #include <stdarg.h>
+#include <stdatomic.h>
 
 #include "husk/hv.h"
 
@@ -91,6 +92,7 @@ struct hv_vm {
 struct hv_vcpu {
 	struct hv_vm *vm;
 	uint32_t id;
+	_Atomic uint64_t first_ns; /* when it ran first, 0: never */
 };
 
 /* What two measurements of one clock may differ by, and no guest notices. */

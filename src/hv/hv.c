@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
+#include "base/loop.h"
 #include "hv/engine.h"
 
 enum { PAGE = 4096, MAX_GSI = 1024, ALIGN = 64 };
@@ -521,6 +522,8 @@ uint32_t hv_vcpu_id(const struct hv_vcpu *cpu)
 
 int hv_vcpu_run(struct hv_vcpu *cpu, struct hv_exit *exit)
 {
+	if (!cpu->first_ns)
+		atomic_store(&cpu->first_ns, loop_now());
 	return cpu->vm->engine->run(cpu, exit);
 }
 
@@ -568,10 +571,14 @@ int hv_vcpu_debug(struct hv_vcpu *cpu, unsigned flags)
 
 int hv_vcpu_stats(struct hv_vcpu *cpu, struct hv_stats *stats)
 {
+	int ret;
+
 	if (!stats)
 		return -EINVAL;
 	memset(stats, 0, sizeof(*stats));
-	return cpu->vm->engine->stats(cpu, stats);
+	ret = cpu->vm->engine->stats(cpu, stats);
+	stats->first_ns = atomic_load(&cpu->first_ns);
+	return ret;
 }
 
 /* -- interrupts, doorbells, clock ----------------------------------------- */
