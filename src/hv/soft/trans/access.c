@@ -184,9 +184,8 @@ static bool word_but_rsp(const struct tctx *x, const struct operand *op)
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return true;
 	return op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
-	       class_of(op->reg.value) ==
-		       (x->wide ? ZYDIS_REGCLASS_GPR64
-				: ZYDIS_REGCLASS_GPR32) &&
+	       class_of(op->reg.value) == (x->wide ? ZYDIS_REGCLASS_GPR64
+						   : ZYDIS_REGCLASS_GPR32) &&
 	       reg_number(op->reg.value) != R_RSP;
 }
 
